@@ -1,0 +1,1 @@
+"""Annotations, feature shards, vocabularies and batches."""

@@ -1,0 +1,1 @@
+"""MESM: tensors in, tensors out; no file is opened here."""

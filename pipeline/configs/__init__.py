@@ -1,0 +1,1 @@
+"""The shipped configuration files, one for each setting of the paper, and the demo."""

@@ -1,0 +1,1 @@
+"""Importers, parity checks, benchmarks and the generator of the demo videos."""
