@@ -35,7 +35,7 @@ _SHORT_VIDEO_SLACK = Fraction(1, 10)
 
 
 def exact_seconds(seconds: float | Fraction) -> Fraction:
-    """Return a length of time as the fraction that was meant: 0.1666... is 1/6. Raises EncoderError if <= 0."""
+    """Return a length of time as the fraction that was meant, 0.1666... as 1/6; EncoderError if <= 0."""
     exact = seconds if isinstance(seconds, Fraction) else Fraction(seconds).limit_denominator(10**6)
     if exact <= 0:
         raise EncoderError(f"a clip length or span of {seconds} s; expected more than 0")
@@ -80,8 +80,9 @@ def parity_row_length(info: VideoInfo, clip_len_s: float) -> Fraction:
     return clip_len
 
 
-def clip_rows(info: VideoInfo, clip_len_s: float, frames_per_row: int, span_s: float | Fraction) ->
-np.ndarray:
+def clip_rows(
+    info: VideoInfo, clip_len_s: float, frames_per_row: int, span_s: float | Fraction
+) -> np.ndarray:
     """Return the (rows, frames_per_row) int64 clean table of encoders that see several frames of a clip.
 
     The frames of a row are those at the middles of `frames_per_row` equal parts of `span_s` seconds around
@@ -171,7 +172,7 @@ def frames_before(info: VideoInfo, times: Sequence[Fraction]) -> np.ndarray:
 
 
 def _table(info: VideoInfo, starts: Sequence[Fraction], offsets: Sequence[Fraction]) -> np.ndarray:
-    """Return the (starts, offsets) frames presented before start + offset, by integers over one denominator."""
+    """Return the (starts, offsets) frames presented before start + offset, in integer arithmetic."""
     shared = math.lcm(*(time.denominator for time in (*starts, *offsets)))
     numerators = np.add.outer(_over(starts, shared), _over(offsets, shared)) * info.time_base.denominator
     ticks = -(-numerators // (shared * info.time_base.numerator))
