@@ -1,0 +1,108 @@
+"""The decoder: learnable spans attend to the frames and are refined layer by layer (DAB-DETR in one dimension)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mesm.model.layers import FeedForward, Mlp, merge_heads, split_heads
+from mesm.model.position import span_positions
+from mesm.model.spans import inverse_sigmoid
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among the spans, cross-attention to the frames with content and position side by side."""
+
+    def __init__(self, dim: int, heads: int, dim_hidden: int, dropout: float, first: bool) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.first = heads, dropout, first
+        self.self_content_q, self.self_position_q = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.self_content_k, self.self_position_k = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.self_v, self.self_out = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.cross_content_q = nn.Linear(dim, dim)
+        if first:
+            self.cross_position_q = nn.Linear(dim, dim)
+        self.cross_content_k, self.cross_position_k = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.cross_v, self.cross_sine_q = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.cross_out = nn.Linear(dim, dim)
+        self.feed_forward = FeedForward(dim, dim_hidden)
+        self.norm3 = nn.LayerNorm(dim)
+        self.activation = nn.PReLU()
+
+    def forward(
+        self, x: Tensor, memory: Tensor, mask: Tensor, frame_pos: Tensor, query_pos: Tensor, query_sine: Tensor
+    ) -> Tensor:
+        """Refine the states of Q spans a query.
+
+        x: (N, Q, D); memory, frame_pos: (N, L, D); mask: (N, 1, 1, L), True = visible; query_pos: (N, Q, D), learned
+        code of the spans; query_sine: (N, Q, D), their modulated sine code. Returns (N, Q, D).
+        """
+        drop = self.dropout if self.training else 0.0
+        weights = self.feed_forward
+        attended = self._self_attention(x, query_pos, drop)
+        x = weights.norm1(x + F.dropout(attended, drop))
+        attended = self._cross_attention(x, memory, mask, frame_pos, query_pos, query_sine, drop)
+        x = weights.norm2(x + F.dropout(attended, drop))
+        hidden = F.dropout(self.activation(weights.linear1(x)), drop)
+        return self.norm3(x + F.dropout(weights.linear2(hidden), drop))
+
+    def _self_attention(self, x: Tensor, query_pos: Tensor, drop: float) -> Tensor:
+        q = split_heads(self.self_content_q(x) + self.self_position_q(query_pos), self.heads)
+        k = split_heads(self.self_content_k(x) + self.self_position_k(query_pos), self.heads)
+        v = split_heads(self.self_v(x), self.heads)
+        return self.self_out(merge_heads(F.scaled_dot_product_attention(q, k, v, dropout_p=drop)))
+
+    def _cross_attention(
+        self, x: Tensor, memory: Tensor, mask: Tensor, frame_pos: Tensor, query_pos: Tensor, query_sine: Tensor,
+        drop: float,
+    ) -> Tensor:  # fmt: skip
+        q, k = self.cross_content_q(x), self.cross_content_k(memory)
+        k_pos = self.cross_position_k(frame_pos)
+        if self.first:
+            q, k = q + self.cross_position_q(query_pos), k + k_pos
+        q = torch.cat((split_heads(q, self.heads), split_heads(self.cross_sine_q(query_sine), self.heads)), dim=-1)
+        k = torch.cat((split_heads(k, self.heads), split_heads(k_pos, self.heads)), dim=-1)
+        v = split_heads(self.cross_v(memory), self.heads)
+        return self.cross_out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)))
+
+
+class Decoder(nn.Module):
+    """Layers that share the heads which turn a state into the next reference span."""
+
+    def __init__(self, dim: int, heads: int, dim_hidden: int, dropout: float, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DecoderLayer(dim, heads, dim_hidden, dropout, first=i == 0) for i in range(layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.query_scale = Mlp(dim, dim, dim, 2)
+        self.position_head = Mlp(dim, dim, dim, 2)
+        self.refine_head = Mlp(dim, dim, 2, 3)
+        self.anchor_head = Mlp(dim, dim, 1, 2)
+
+    def forward(
+        self, spans: Tensor, memory: Tensor, mask: Tensor, frame_pos: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Decode Q learnable spans over the frames.
+
+        spans: (Q, 2) logits of the learnable spans; memory, frame_pos: (N, L, D); mask: (N, L), True = valid.
+        Returns, for each layer, the normed states (N, Q, D) and the reference spans (N, Q, 2) that the layer read.
+        """
+        n, dim = memory.shape[0], memory.shape[-1]
+        reference = spans.sigmoid().expand(n, -1, -1)
+        x = memory.new_zeros(n, spans.shape[0], dim)
+        visible = mask[:, None, None, :]
+        states, references = [], [reference]
+        for i, layer in enumerate(self.layers):
+            anchor = references[-1] if i == 0 else references[-1].detach()
+            sine = span_positions(anchor, dim)
+            query_pos = self.position_head(sine)
+            query_sine = sine * (self.anchor_head(x).sigmoid() / anchor[..., 1:])
+            if i > 0:
+                query_sine = query_sine * self.query_scale(x)
+            x = layer(x, memory, visible, frame_pos, query_pos, query_sine)
+            states.append(self.norm(x))
+            if i + 1 < len(self.layers):
+                references.append((self.refine_head(x) + inverse_sigmoid(anchor)).sigmoid())
+        return states, references

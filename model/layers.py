@@ -1,0 +1,170 @@
+"""The layers that MESM is made of; packed tensors `(T, D)` in and out, see `mesm.model.layouts`."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mesm.model.layouts import Layout
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(N, L, D) to (N, heads, L, D / heads)."""
+    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(N, heads, L, D / heads) to (N, L, D)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class InputBlock(nn.Module):
+    """LayerNorm, dropout, linear, optional ReLU: one step of an input projection."""
+
+    def __init__(self, dim_in: int, dim_out: int, dropout: float, relu: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim_in)
+        self.linear = nn.Linear(dim_in, dim_out)
+        self.dropout, self.relu = dropout, relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim_in) to (..., dim_out)."""
+        x = self.linear(F.dropout(self.norm(x), self.dropout, self.training))
+        return F.relu(x) if self.relu else x
+
+
+def input_projection(dim_in: int, dim: int, dropout: float) -> nn.Sequential:
+    """Two input blocks, ReLU between them: the projection of frame or word features to the network's width."""
+    return nn.Sequential(InputBlock(dim_in, dim, dropout, relu=True), InputBlock(dim, dim, dropout, relu=False))
+
+
+class Mlp(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, dim_in: int, dim_hidden: int, dim_out: int, layers: int) -> None:
+        super().__init__()
+        dims = [dim_in] + [dim_hidden] * (layers - 1) + [dim_out]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim_in) to (..., dim_out)."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose three input projections can be called apart, so that shared work is done once."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def project(self, part: int, x: Tensor) -> Tensor:
+        """Project (..., D) to queries (part 0), keys (1) or values (2)."""
+        dim = x.shape[-1]
+        rows = slice(part * dim, (part + 1) * dim)
+        return F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend from q (N, Lq, D) to k and v (N, Lk, D); mask broadcasts to (N, heads, Lq, Lk), True = visible."""
+        heads = [split_heads(x, self.heads) for x in (q, k, v)]
+        dropout = self.dropout if self.training else 0.0
+        return merge_heads(F.scaled_dot_product_attention(*heads, attn_mask=mask, dropout_p=dropout))
+
+    def attend_from_one(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Attend from one query position a sequence without projecting the keys and values.
+
+        With a single query, q . (Wk y) = (Wk^T q) . y and sum(a Wv y) = Wv sum(a y): both projections move from the L
+        positions to the one query. The key bias adds the same to every score and cancels in the softmax.
+
+        q: (N, D) projected queries; keys, values: (N, L, D), not projected; mask: (N, heads or 1, L), True = visible.
+        Returns (N, D), before the output projection.
+        """
+        n, dim = q.shape
+        size = dim // self.heads
+        _, weight_k, weight_v = self.in_proj_weight.view(3, self.heads, size, dim)
+        bias_v = self.in_proj_bias[2 * dim :].view(self.heads, size)
+        probe = torch.einsum("nhs,hsd->nhd", q.view(n, self.heads, size), weight_k)
+        scores = torch.matmul(probe, keys.transpose(1, 2)) * size**-0.5
+        weights = F.dropout(scores.masked_fill(~mask, float("-inf")).softmax(-1), self.dropout, self.training)
+        mean = torch.matmul(weights, values)
+        out = torch.einsum("nhd,hsd->nhs", mean, weight_v) + weights.sum(-1, keepdim=True) * bias_v
+        return out.reshape(n, dim)
+
+
+class FeedForward(nn.Module):
+    """The feed-forward weights of a layer: linear1, PReLU with one learnable slope (owned by the layer), linear2."""
+
+    def __init__(self, dim: int, dim_hidden: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, dim_hidden)
+        self.linear2 = nn.Linear(dim_hidden, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+
+class CrossLayer(nn.Module):
+    """The cross-attention layer of FW-MESM, SS-MESM and the modality aligner.
+
+    With q = x + pos_x, k = y + pos_y, v = y: h = x + Drop(Attn(q, k, v));
+    out = LN2(h + Drop(W2 Drop(PReLU(W1 LN1(h))))). LN1 feeds the feed-forward layer only.
+    `words` is a second set of feed-forward weights, for rebuilding masked words, when these are not shared.
+    """
+
+    def __init__(self, dim: int, heads: int, dim_hidden: int, dropout: float, separate_words: bool = False) -> None:
+        super().__init__()
+        self.attention = Attention(dim, heads, dropout)
+        self.frames = FeedForward(dim, dim_hidden)
+        self.words = FeedForward(dim, dim_hidden) if separate_words else None
+        self.activation = nn.PReLU()
+        self.dropout = dropout
+
+    def forward(
+        self, x: Tensor, q: Tensor, layout: Layout, k: Tensor, v: Tensor, mask: Tensor, words: bool = False
+    ) -> Tensor:
+        """Attend from packed x to padded keys and values.
+
+        x: (T, D) and q: (T, D), its projected queries, both laid out by `layout`; k, v: (N, Lk, D), projected;
+        mask: broadcasts to (N, heads, Lq, Lk), True = visible; words: use the words' feed-forward weights.
+        Returns (T, D).
+        """
+        attended = layout.pack(self.attention.attend(layout.pad(q), k, v, mask))
+        return self.finish(x, attended, words)
+
+    def finish(self, x: Tensor, attended: Tensor, words: bool = False) -> Tensor:
+        """Everything after the attention: (T, D) input and attended values to (T, D)."""
+        weights = self.words if words and self.words is not None else self.frames
+        h = x + F.dropout(self.attention.out_proj(attended), self.dropout, self.training)
+        hidden = self.activation(weights.linear1(weights.norm1(h)))
+        hidden = F.dropout(hidden, self.dropout, self.training)
+        return weights.norm2(h + F.dropout(weights.linear2(hidden), self.dropout, self.training))
+
+
+class EncoderLayer(nn.Module):
+    """A post-norm self-attention layer (DETR) with PReLU; positions are added to queries and keys only."""
+
+    def __init__(self, dim: int, heads: int, dim_hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(dim, heads, dropout)
+        self.feed_forward = FeedForward(dim, dim_hidden)
+        self.activation = nn.PReLU()
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, positions: Tensor, layout: Layout, mask: Tensor) -> Tensor:
+        """(T, D) packed and its position codes to (T, D); mask broadcasts to (N, heads, L, L), True = visible."""
+        attention, weights = self.attention, self.feed_forward
+        dim = x.shape[-1]
+        both = F.linear(x + positions, attention.in_proj_weight[: 2 * dim], attention.in_proj_bias[: 2 * dim])
+        q, k = (layout.pad(part) for part in both.split(dim, dim=-1))
+        v = layout.pad(attention.project(2, x))
+        attended = attention.out_proj(layout.pack(attention.attend(q, k, v, mask)))
+        x = weights.norm1(x + F.dropout(attended, self.dropout, self.training))
+        hidden = F.dropout(self.activation(weights.linear1(x)), self.dropout, self.training)
+        return weights.norm2(x + F.dropout(weights.linear2(hidden), self.dropout, self.training))

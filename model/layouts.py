@@ -1,0 +1,104 @@
+"""Packed batches: only the valid positions of padded sequences are computed.
+
+Everything that acts on one position at a time (projections, norms, feed-forward layers) works on packed tensors
+`(T, D)`, the valid positions of all sequences one after the other. Only attention needs the padded form `(N, L, D)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Pad(torch.autograd.Function):
+    """Scatter packed rows to their padded places; the gradient gathers them back (places are distinct)."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, index: Tensor, rows: int) -> Tensor:
+        ctx.save_for_backward(index)
+        return packed.new_zeros(rows, packed.shape[1]).index_copy_(0, index, packed)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (index,) = ctx.saved_tensors
+        return gradient.index_select(0, index), None, None
+
+
+class _Pack(torch.autograd.Function):
+    """Gather the valid rows; the gradient scatters them, without the atomic additions of a general gather."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = padded.shape[0]
+        return padded.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (index,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.rows, gradient.shape[1]).index_copy_(0, index, gradient), None
+
+
+class Layout:
+    """Where the valid positions of N sequences lie in a padded batch of width L.
+
+    Built from lengths that the host knows, so that no step has to wait for the device.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu", width: int | None = None) -> None:
+        """Describe sequences of these lengths, padded to `width` (default: the longest of them)."""
+        self.lengths = tuple(int(length) for length in lengths)
+        self.width = max(self.lengths) if width is None else width
+        if min(self.lengths) < 1 or max(self.lengths) > self.width:
+            raise ValueError(f"lengths must be 1 to {self.width}, got {min(self.lengths)} to {max(self.lengths)}")
+        self.full = all(length == self.width for length in self.lengths)
+        host_lengths = torch.tensor(self.lengths)
+        mask = torch.arange(self.width) < host_lengths[:, None]
+        offsets = host_lengths.cumsum(0) - host_lengths
+        self._offsets = offsets
+        self.mask = mask.to(device, non_blocking=True)
+        """(N, L) bool, True at valid positions."""
+        self.index = mask.flatten().nonzero().squeeze(1).to(device, non_blocking=True)
+        """(T,) place of each packed row in the flattened padded batch."""
+        self.position = (mask.cumsum(1)[mask]).to(device, non_blocking=True)
+        """(T,) 1-based position of each packed row in its sequence."""
+        self.length_of_row = host_lengths.repeat_interleave(host_lengths).to(device, non_blocking=True)
+        """(T,) length of the sequence that each packed row belongs to."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the index tensors live."""
+        return self.mask.device
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """(T, D) to (N, L, D), zeros at padding."""
+        if not self.full:
+            packed = _Pad.apply(packed, self.index, len(self) * self.width)
+        return packed.view(len(self), self.width, -1)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(N, L, D) to (T, D)."""
+        flat = padded.reshape(len(self) * self.width, -1)
+        return flat if self.full else _Pack.apply(flat, self.index)
+
+    def select(self, sequences: Sequence[int]) -> tuple[Layout, Tensor]:
+        """Lay out the given sequences (repeats allowed) of this layout.
+
+        Returns the new layout, of the same width, and (T',) the packed row of this layout that each of its rows copies.
+        """
+        chosen = Layout([self.lengths[i] for i in sequences], self.device, self.width)
+        starts = self._offsets[torch.as_tensor(list(sequences))]
+        lengths = torch.tensor(chosen.lengths)
+        within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        rows = starts.repeat_interleave(lengths) + within
+        return chosen, rows.to(self.device, non_blocking=True)
+
+    def with_prefix(self) -> Layout:
+        """Lay out the same sequences with one more position in front of each."""
+        return Layout([length + 1 for length in self.lengths], self.device, self.width + 1)

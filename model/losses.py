@@ -1,0 +1,187 @@
+"""The losses of MESM, each a mean over the N queries of a batch unless it says otherwise.
+
+Sources: the formulas of the published code, from which the published numbers come; where they differ from the paper,
+the docstring says so. `encoder_loss: bce` follows equation 6 of the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mesm.model.batch import Batch, Targets, rows_of
+from mesm.model.matcher import match
+from mesm.model.mesm import Output
+from mesm.model.spans import generalised_iou, spans_to_windows, windows_to_spans
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and constants. The defaults are the published setting for Charades-STA."""
+
+    span: float = 10.0
+    giou: float = 1.0
+    label: float = 4.0
+    saliency: float = 4.0
+    frame: float = 4.0
+    """Weight of the frame classifier's loss (`encoder_loss: bce`)."""
+    rank_divisor: float = 12.0
+    triplet: bool = False
+    rebuild_words: float = 0.1
+    segment_sentence: float = 0.1
+    background_weight: float = 0.1
+    """Weight of spans that answer for no window in the classification."""
+    contrast_iou: float = 0.9
+    """Queries of a group whose moments' generalised IoU reaches this are positives of each other."""
+    temperature: float = 0.5
+    margin: float = 0.2
+    label_smoothing: float = 0.1
+
+
+RANK_LEVELS = 11
+"""Saliency labels reach 12 (three annotators, 0 to 4 each); a frame is a positive of level r when its label is >= r."""
+
+
+def compute_losses(output: Output, batch: Batch, config: LossConfig) -> dict[str, Tensor]:
+    """Compute every loss that the batch has targets for; the layers below the last get the suffix `_<layer>`.
+
+    Returns scalars: span, giou, label, saliency, frame, rebuild_words, segment_sentence (those that apply), and
+    `total`, their weighted sum.
+    """
+    if batch.targets is None:
+        raise ValueError("losses need a batch with targets")
+    losses: dict[str, Tensor] = {}
+    weights: dict[str, float] = {}
+    for i, (logits, spans) in enumerate(zip(output.logits, output.spans, strict=True)):
+        for name, value in span_losses(logits, spans, batch.targets, config).items():
+            key = name if i == 0 else f"{name}_{i - 1}"
+            losses[key], weights[key] = value, getattr(config, name)
+    if output.negative_saliency is not None:
+        losses["saliency"] = saliency_loss(
+            output.saliency, output.negative_saliency, _query_mask(batch), batch.targets, config
+        )
+    if output.frame_logits is not None:
+        losses["frame"] = frame_loss(output.frame_logits, _query_mask(batch), batch.targets.clip_mask)
+    if output.word_logits is not None and batch.word_mask is not None:
+        losses["rebuild_words"] = word_loss(
+            output.word_logits, batch.word_mask.labels, batch.words_mask, config.label_smoothing
+        )
+    if output.segment_token is not None:
+        losses["segment_sentence"] = segment_sentence_loss(output, batch, config)
+    losses["total"] = torch.stack([(weights[k] if k in weights else getattr(config, k)) * v for k, v in losses.items()]).sum()
+    return losses
+
+
+def _query_mask(batch: Batch) -> Tensor:
+    return batch.frames.mask[rows_of(batch.video_of_query, batch.words.device)]
+
+
+def span_losses(logits: Tensor, spans: Tensor, targets: Targets, config: LossConfig) -> dict[str, Tensor]:
+    """L1 and generalised IoU of the matched spans, and cross-entropy of all of them.
+
+    logits, spans: (N, Q, 2). span: mean |difference| over matched spans and both coordinates; giou: mean of 1 - GIoU;
+    label: plain mean of the weighted cross-entropy over N * Q (class 0 = moment).
+    """
+    query, span, window = match(
+        logits, spans, targets.windows, targets.window_counts, config.span, config.giou, config.label
+    )
+    matched, truth = spans[query, span], targets.windows[query, window]
+    label = torch.ones(logits.shape[:2], dtype=torch.int64, device=logits.device)
+    label[query, span] = 0
+    weight = logits.new_tensor([1.0, config.background_weight])
+    cross_entropy = F.cross_entropy(logits.flatten(0, 1), label.flatten(), weight, reduction="none")
+    return {
+        "span": (matched - windows_to_spans(truth)).abs().mean(),
+        "giou": (1 - generalised_iou(spans_to_windows(matched), truth)).mean(),
+        "label": cross_entropy.mean(),
+    }
+
+
+def saliency_loss(score: Tensor, negative: Tensor, mask: Tensor, targets: Targets, config: LossConfig) -> Tensor:
+    """Frames of the moment score high, all frames score low for a negative query (QD-DETR); all tensors (N, L).
+
+    rank / rank_divisor + negative (+ triplet). The negative term is -log(1 - sigmoid), written so that it cannot
+    overflow.
+    """
+    low = (F.softplus(negative) * mask).sum(1).mean()
+    loss = rank_loss(score, negative, mask, targets.saliency, config.temperature) / config.rank_divisor + low
+    if config.triplet:
+        if targets.positive is None or targets.negative is None:
+            raise ValueError("the triplet term needs the positive and negative frames of each query")
+        gap = score.gather(1, targets.negative) - score.gather(1, targets.positive)
+        loss = loss + 2 * F.relu(config.margin + gap).mean()
+    return loss
+
+
+def rank_loss(score: Tensor, negative: Tensor, mask: Tensor, label: Tensor, temperature: float) -> Tensor:
+    """Contrast of frames with label >= r to all other frames and to the negative query's, summed over r = 1..11.
+
+    score, negative, mask, label: (N, L). A level that no frame of a query reaches adds nothing for it; levels are
+    means over all N queries.
+    """
+    both = torch.cat((score, negative), dim=1) / temperature
+    both = both.masked_fill(~mask.repeat(1, 2), -2000.0)
+    log_probability = both.log_softmax(1)[:, : score.shape[1]]
+    levels = torch.arange(1, RANK_LEVELS + 1, device=score.device)
+    positive = ((label[:, None] >= levels[:, None]) & mask[:, None]).to(score.dtype)
+    count = positive.sum(-1)
+    mean = torch.einsum("nrl,nl->nr", positive, log_probability) / count.clamp(min=1e-6)
+    return -mean.mean(0).sum()
+
+
+def frame_loss(logits: Tensor, mask: Tensor, clip_mask: Tensor) -> Tensor:
+    """Binary cross-entropy of each valid frame being inside the moment (equation 6); tensors (N, L)."""
+    loss = F.binary_cross_entropy_with_logits(logits, clip_mask.to(logits.dtype), reduction="none")
+    return ((loss * mask).sum(1) / mask.sum(1)).mean()
+
+
+def word_loss(logits: Tensor, labels: Tensor, mask: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy with label smoothing over all valid words, masked or not; (N, W, classes), (N, W), (N, W).
+
+    Mean over the words of a query, then over queries. The smoothed share spreads over all classes.
+    """
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing)
+    loss = loss.view(labels.shape) * mask
+    return (loss.sum(1) / mask.sum(1)).mean()
+
+
+def segment_sentence_loss(output: Output, batch: Batch, config: LossConfig) -> Tensor:
+    """Contrast of segments with completed sentences (L_ss; the paper's equation 5 sums before the logarithm).
+
+    Segment: mean of the projected frames inside the moment; sentence: mean of the token and the words. Softmax of
+    their cosine / temperature over the batch's sentences; positives: same group and generalised IoU >= contrast_iou;
+    minus the mean of the positives' log-probabilities, over all segments.
+    """
+    assert batch.targets is not None
+    targets, device = batch.targets, output.text.device
+    inside = targets.clip_mask.to(output.projected_video.dtype)
+    # Frames of a shared video are weighted where they lie instead of being copied for each query.
+    segment = torch.einsum("nl,nld->nd", inside, output.projected_video[rows_of(batch.video_of_query, device)])
+    segment = segment / inside.sum(1, keepdim=True)
+    weight = output.text_mask.to(output.text.dtype)
+    sentence = torch.einsum("nw,nwd->nd", weight, output.text) / weight.sum(1, keepdim=True)
+    return contrast(segment, sentence, hull_windows(targets), rows_of(batch.group_of_query, device), config)
+
+
+def hull_windows(targets: Targets) -> Tensor:
+    """(N, 2): from the first start to the last end of each query's windows."""
+    count = torch.tensor(targets.window_counts, device=targets.windows.device)
+    valid = torch.arange(targets.windows.shape[1], device=count.device) < count[:, None]
+    start = targets.windows[..., 0].masked_fill(~valid, float("inf")).amin(1)
+    end = targets.windows[..., 1].masked_fill(~valid, float("-inf")).amax(1)
+    return torch.stack((start, end), dim=-1)
+
+
+def contrast(segment: Tensor, sentence: Tensor, window: Tensor, group: Tensor, config: LossConfig) -> Tensor:
+    """Compute the contrast of `segment_sentence_loss`: segment (N, D), sentence (M, D), windows and groups of both.
+
+    With N = M they are the same queries; with several processes the sentences of all of them are given.
+    """
+    similarity = F.normalize(segment, dim=-1) @ F.normalize(sentence, dim=-1).T
+    log_probability = (similarity / config.temperature).log_softmax(1)
+    overlap = generalised_iou(window[:, None], window[None]) >= config.contrast_iou
+    positive = (overlap & (group[:, None] == group[None])).to(segment.dtype)
+    return -((positive * log_probability).sum(1) / positive.sum(1)).mean()

@@ -1,0 +1,391 @@
+"""MESM: modal-enhanced semantic modelling for video moment retrieval (Liu et al., AAAI 2024).
+
+frame and word features -> FW-MESM (words enhance frames) and SS-MESM (a token that completes the query) -> modality
+aligner -> encoder -> decoder with learnable spans. The paper and its published code differ in places; where they do,
+this follows the code that made the published numbers, and says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mesm.model.batch import Batch, rows_of
+from mesm.model.decoder import Decoder
+from mesm.model.layers import CrossLayer, EncoderLayer, InputBlock, Mlp, input_projection
+from mesm.model.layouts import Layout
+from mesm.model.position import frame_positions
+from mesm.model.spans import inverse_sigmoid
+
+
+@dataclass(frozen=True)
+class MesmConfig:
+    """Sizes and switches of the network. The defaults are the published setting for Charades-STA (CLIP + SlowFast)."""
+
+    video_dim: int = 2818
+    """Width of the frame features, the two temporal endpoint columns included."""
+    text_dim: int = 512
+    word_classes: int = 1114
+    """Classes of the rebuilding of masked words: the vocabulary, unknown, and start and end where the text has them."""
+    dim: int = 256
+    heads: int = 8
+    feed_forward_dim: int = 1024
+    dropout: float = 0.1
+    input_dropout: float = 0.5
+    queries: int = 10
+    """Learnable spans, hence answers a query."""
+    frame_word_layers: int = 2
+    segment_sentence_layers: int = 4
+    aligner_layers: int = 2
+    encoder_layers: int = 2
+    decoder_layers: int = 2
+    frame_word: bool = True
+    """FW-MESM; without it frames go to the aligner as they are and no words are rebuilt."""
+    segment_sentence: bool = True
+    """SS-MESM; without it no token completes the query."""
+    separate_word_feed_forward: bool = False
+    """Rebuilding of words with feed-forward weights of its own (TACoS)."""
+    masks: Literal["fixed", "official"] = "fixed"
+    """`official` reproduces two mask defects of the published code, to run released checkpoints exactly: the attention
+    mask of the cross layers is laid out for other samples than it is used for, and the encoder hides its global token
+    instead of the padding's complement."""
+    segment_context: Literal["clip", "group"] = "clip"
+    """What the token of SS-MESM sees: the query's own video, or the frames of all videos of its group one after the
+    other (the published code on QVHighlights)."""
+    context: Literal["none", "attention"] = "none"
+    """`attention`: the sentences of a group attend to one another before they see the video. In the published code
+    they cannot influence each other."""
+    encoder_loss: Literal["saliency", "bce", "none"] = "saliency"
+    """`saliency`: the published code's contrast of saliency scores; `bce`: a frame classifier, equation 6."""
+
+
+@dataclass
+class Output:
+    """What the network says about N queries; `spans` and `logits` for every decoder layer, the last one first."""
+
+    logits: list[Tensor]
+    """(N, Q, 2): class 0 is the moment, class 1 is not."""
+    spans: list[Tensor]
+    """(N, Q, 2): centre and width as fractions of the duration."""
+    saliency: Tensor
+    """(N, L): score of each frame, 0 at padding."""
+    negative_saliency: Tensor | None
+    """(N, L): score of each frame for the negative query."""
+    frame_logits: Tensor | None
+    """(N, L): logit of each frame being inside the moment (`encoder_loss: bce`)."""
+    projected_video: Tensor
+    """(V, L, D): frames after the input projection, zeros at padding."""
+    enhanced_video: Tensor
+    """(N, L, D): frames after FW-MESM, zeros at padding."""
+    segment_token: Tensor | None
+    """(N, D): the token of SS-MESM, L2-normalised."""
+    text: Tensor
+    """(N, 1 + W, D): the token and the projected words."""
+    text_mask: Tensor
+    """(N, 1 + W) bool."""
+    word_logits: Tensor | None
+    """(N, W, classes): rebuilt words, when the batch holds a word mask."""
+
+
+def misaligned_mask(query_padding: Tensor, key_padding: Tensor, heads: int) -> Tensor:
+    """(N, heads, Lq, Lk) bool, True = visible: the published code's attention mask.
+
+    Keys at padding are hidden from queries at padding, but laid out batch-major where attention reads head-major: slot
+    b * heads + h carries the mask of sample (b * heads + h) mod N.
+    """
+    n = query_padding.shape[0]
+    hidden = query_padding[:, :, None] & key_padding[:, None, :]
+    slots = torch.arange(n * heads, device=hidden.device) % n
+    return ~hidden[slots].view(n, heads, *hidden.shape[1:])
+
+
+class CrossEncoder(nn.Module):
+    """A stack of cross layers whose keys and values stay the same."""
+
+    def __init__(self, layers: int, config: MesmConfig, separate_words: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            CrossLayer(config.dim, config.heads, config.feed_forward_dim, config.dropout, separate_words)
+            for _ in range(layers)
+        )
+
+    def forward(
+        self, x: Tensor, x_pos: Tensor | None, layout: Layout, y: Tensor, y_pos: Tensor | None, mask: Tensor,
+        x_rows: Tensor | None = None, y_rows: Tensor | None = None, words: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Let packed x attend to padded y; what several sequences share is projected once.
+
+        x, x_pos: (T, D) laid out by `layout`, or fewer rows of which `x_rows` (T,) repeats some; y, y_pos: (N, Lk, D),
+        or fewer sequences of which `y_rows` (N,) repeats some; mask: broadcasts to (N, heads, Lq, Lk), True = visible;
+        words: use the words' feed-forward weights. Returns (T, D).
+        """
+        y_key = y if y_pos is None else y + y_pos
+        for i, layer in enumerate(self.layers):
+            q = layer.attention.project(0, x if x_pos is None else x + x_pos)
+            if i == 0 and x_rows is not None:
+                x, q = x.index_select(0, x_rows), q.index_select(0, x_rows)
+                x_pos = None if x_pos is None else x_pos.index_select(0, x_rows)
+            k, v = layer.attention.project(1, y_key), layer.attention.project(2, y)
+            if y_rows is not None:
+                k, v = k.index_select(0, y_rows), v.index_select(0, y_rows)
+            x = layer(x, q, layout, k, v, mask, words)
+        return x
+
+
+class SegmentSentence(nn.Module):
+    """SS-MESM: a learnable token reads the video and completes the query.
+
+    The published code puts the token among the other sentences of the video, but as these layers hold no attention
+    between sentences, the others cannot reach it (also in the paper's own formula). One token a video is therefore
+    exact. `context: attention` gives the other sentences a path.
+    """
+
+    def __init__(self, config: MesmConfig) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(config.dim))
+        first = CrossLayer(config.dim, config.heads, config.feed_forward_dim, config.dropout)
+        self.layers = nn.ModuleList([first])
+        for _ in range(config.segment_sentence_layers - 1):
+            copy = CrossLayer(config.dim, config.heads, config.feed_forward_dim, config.dropout)
+            copy.load_state_dict(first.state_dict())
+            self.layers.append(copy)
+        self.context = (
+            EncoderLayer(config.dim, config.heads, config.feed_forward_dim, config.dropout)
+            if config.context == "attention"
+            else None
+        )
+
+    def forward(self, frames: Tensor, mask: Tensor, start: Tensor | None = None) -> Tensor:
+        """Read M videos.
+
+        frames: (M, L, D) projected; mask: (M, heads or 1, L), True = visible; start: (M, D) the token after it has
+        seen the context, or None. Returns (M, D), L2-normalised.
+        """
+        x = self.token.expand(frames.shape[0], -1) if start is None else start
+        for layer in self.layers:
+            attention = layer.attention
+            attended = attention.attend_from_one(attention.project(0, x), frames, frames, mask)
+            x = layer.finish(x, attended)
+        return F.normalize(x, dim=-1)
+
+    def start_in_context(self, sentences: Tensor, group_of_query: tuple[int, ...]) -> Tensor:
+        """Let the token stand in for each sentence among the others of its group: (N, D) to (N, D)."""
+        n, dim = sentences.shape
+        groups = rows_of(group_of_query, sentences.device)
+        same = groups[:, None] == groups[None, :]
+        own = torch.eye(n, dtype=torch.bool, device=sentences.device)
+        x = torch.where(own[..., None], self.token, sentences.expand(n, n, dim)).reshape(n * n, dim)
+        layout = Layout([n] * n, sentences.device)
+        assert self.context is not None
+        x = self.context(x, torch.zeros_like(x), layout, same[:, None, None, :])
+        return x.view(n, n, dim).diagonal(dim1=0, dim2=1).T
+
+
+class Mesm(nn.Module):
+    """The complete network."""
+
+    def __init__(self, config: MesmConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.video_projection = input_projection(config.video_dim, dim, config.input_dropout)
+        self.text_projection = input_projection(config.text_dim, dim, config.input_dropout)
+        if config.frame_word:
+            self.masked_word = nn.Parameter(torch.zeros(config.text_dim))
+            self.unknown_word = nn.Parameter(torch.zeros(config.text_dim))
+            self.frame_word = CrossEncoder(config.frame_word_layers, config, config.separate_word_feed_forward)
+            self.word_head = nn.Sequential(
+                InputBlock(dim, dim, config.input_dropout, relu=True), nn.Linear(dim, config.word_classes)
+            )
+        if config.segment_sentence:
+            self.segment_sentence = SegmentSentence(config)
+        self.aligner = CrossEncoder(config.aligner_layers, config)
+        self.global_token = nn.Parameter(torch.randn(dim))
+        self.global_position = nn.Parameter(torch.randn(dim))
+        self.encoder = nn.ModuleList(
+            EncoderLayer(dim, config.heads, config.feed_forward_dim, config.dropout)
+            for _ in range(config.encoder_layers)
+        )
+        self.decoder = Decoder(dim, config.heads, config.feed_forward_dim, config.dropout, config.decoder_layers)
+        self.query_spans = nn.Parameter(torch.randn(config.queries, 2))
+        self.span_head = Mlp(dim, dim, 2, 3)
+        self.class_head = nn.Linear(dim, 2)
+        self.saliency_frame = nn.Linear(dim, dim)
+        self.saliency_global = nn.Linear(dim, dim)
+        if config.encoder_loss == "bce":
+            self.frame_head = Mlp(dim, dim, 1, 2)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Xavier for every matrix of the cross layers of FW-MESM and the aligner, of the encoder and the decoder."""
+        parts: list[nn.Module] = [self.aligner, self.encoder, self.decoder]
+        if self.config.frame_word:
+            parts.append(self.frame_word)
+        for part in parts:
+            for parameter in part.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+        nn.init.zeros_(self.decoder.refine_head.layers[-1].bias)
+
+    def forward(self, batch: Batch) -> Output:
+        """Answer N queries; the negative branch and the rebuilding of words run when the batch asks for them."""
+        n, frames, device = len(batch.words), batch.frames, batch.words.device
+        projected = self.video_projection(frames.pack(batch.video))
+        positions = frame_positions(frames, self.config.dim)
+        words = self.text_projection(batch.words)
+        padded = frames.pad(projected)
+        token = self._segment_tokens(batch, padded, words) if self.config.segment_sentence else None
+        text, text_mask = _prepend(token, words, batch.words_mask)
+
+        video_of_query, text_of_query = batch.video_of_query, rows_of(range(n), device)
+        if batch.negative_query is not None:
+            video_of_query = video_of_query * 2
+            text_of_query = torch.cat((text_of_query, batch.negative_query))
+        layout, rows = frames.select(video_of_query)
+        row_positions = positions.index_select(0, rows)
+        enhanced = self._enhance(batch, projected, positions, words[text_of_query], text_of_query, layout, rows)
+        mask = self._cross_mask(layout.mask, text_mask[text_of_query], n)
+        aligned = self.aligner(enhanced, row_positions, layout, text[text_of_query], None, mask)
+        memory_global, memory = self._encode(aligned, row_positions, layout)
+        saliency = self._saliency(memory_global, memory).masked_fill(~layout.mask, 0)
+        logits, spans = self._decode(memory[:n], layout.mask[:n], layout.pad(row_positions)[:n])
+        return Output(
+            logits=logits,
+            spans=spans,
+            saliency=saliency[:n],
+            negative_saliency=saliency[n:] if batch.negative_query is not None else None,
+            frame_logits=self.frame_head(memory[:n]).squeeze(-1) if self.config.encoder_loss == "bce" else None,
+            projected_video=padded,
+            enhanced_video=layout.pad(enhanced)[:n],
+            segment_token=token,
+            text=text,
+            text_mask=text_mask,
+            word_logits=self._rebuild_words(batch, padded, frames.pad(positions)),
+        )
+
+    def _enhance(
+        self, batch: Batch, projected: Tensor, positions: Tensor, words: Tensor, text_of_query: Tensor,
+        layout: Layout, rows: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """FW-MESM: packed frames of each query, enhanced by its words, (T, D)."""
+        if not self.config.frame_word:
+            return projected.index_select(0, rows)
+        mask = self._cross_mask(layout.mask, batch.words_mask[text_of_query], len(batch.words))
+        return self.frame_word(projected, positions, layout, words, None, mask, x_rows=rows)
+
+    def _cross_mask(self, query_mask: Tensor, key_mask: Tensor, n: int) -> Tensor:
+        """Mask of a cross layer, True = visible; the published code calls it for `n` samples at a time."""
+        visible = key_mask[:, None, None, :]
+        if self.config.masks == "fixed":
+            return visible
+        calls = zip(query_mask.split(n), key_mask.split(n), strict=True)
+        return visible & torch.cat([misaligned_mask(~q, ~k, self.config.heads) for q, k in calls])
+
+    def _segment_tokens(self, batch: Batch, video: Tensor, words: Tensor) -> Tensor:
+        """SS-MESM: the token of each query, (N, D), from the projected video (V, L, D)."""
+        frames, mask = video, batch.frames.mask
+        rows = rows_of(batch.video_of_query, video.device)
+        start = None
+        if self.config.context == "attention":
+            weight = batch.words_mask[..., None].to(words.dtype)
+            start = self.segment_sentence.start_in_context(
+                (words * weight).sum(1) / weight.sum(1).clamp(min=1), batch.group_of_query
+            )
+        if self.config.segment_context == "group":
+            frames, mask, group_rows = self._frames_of_groups(batch, video)
+            rows = group_rows
+        if self.config.masks == "fixed" and start is None:
+            return self.segment_sentence(frames, mask[:, None, :])[rows]
+        frames, mask = frames[rows], mask[rows]
+        visible = mask[:, None, :]
+        if self.config.masks == "official":
+            visible = visible & self._misaligned_slot_mask(batch, ~mask)
+        return self.segment_sentence(frames, visible, start)
+
+    def _misaligned_slot_mask(self, batch: Batch, padding: Tensor) -> Tensor:
+        """(N, heads, L): the row of `misaligned_mask` that belongs to each query's own place among its group."""
+        groups = batch.group_of_query
+        place = [groups[:i].count(group) for i, group in enumerate(groups)]
+        size = [groups.count(group) for group in groups]
+        slots = torch.arange(max(size))
+        slot_padding = (slots >= torch.tensor(size)[:, None]).to(padding.device)
+        full = misaligned_mask(slot_padding, padding, self.config.heads)
+        return full[torch.arange(len(groups)), :, torch.tensor(place)]
+
+    @staticmethod
+    def _frames_of_groups(batch: Batch, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The valid frames of all queries' videos of each group, one query after the other.
+
+        Returns (G, L', D) frames, (G, L') mask and (N,) the group of each query.
+        """
+        order = {group: i for i, group in enumerate(dict.fromkeys(batch.group_of_query))}
+        members: list[list[Tensor]] = [[] for _ in order]
+        for group, v in zip(batch.group_of_query, batch.video_of_query, strict=True):
+            members[order[group]].append(video[v, : batch.frames.lengths[v]])
+        joined = [torch.cat(parts) for parts in members]
+        layout = Layout([len(frames) for frames in joined], video.device)
+        rows = rows_of([order[group] for group in batch.group_of_query], video.device)
+        return layout.pad(torch.cat(joined)), layout.mask, rows
+
+    def _encode(self, x: Tensor, positions: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Encode packed frames (T, D) with the global token in front; returns (N, D) and (N, L, D)."""
+        n = len(layout)
+        extended = layout.with_prefix()
+
+        def prepend(token: Tensor, packed: Tensor) -> Tensor:
+            return extended.pack(torch.cat((token.expand(n, 1, -1), layout.pad(packed)), dim=1))
+
+        x, positions = prepend(self.global_token, x), prepend(self.global_position, positions)
+        mask = extended.mask
+        if self.config.masks == "official":
+            mask = torch.cat((torch.zeros_like(mask[:, :1]), mask[:, 1:]), dim=1)
+        for layer in self.encoder:
+            x = layer(x, positions, extended, mask[:, None, None, :])
+        memory = extended.pad(x)
+        return memory[:, 0], memory[:, 1:]
+
+    def _saliency(self, memory_global: Tensor, memory: Tensor) -> Tensor:
+        """(N, L): (W1 m_i + b1) . (W2 g + b2) / sqrt(D), with W1 moved to the global side."""
+        u = self.saliency_global(memory_global)
+        probe = u @ self.saliency_frame.weight
+        scores = torch.matmul(memory, probe[..., None]).squeeze(-1) + (u @ self.saliency_frame.bias)[:, None]
+        return scores / self.config.dim**0.5
+
+    def _decode(self, memory: Tensor, mask: Tensor, positions: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits (N, Q, 2) and spans (N, Q, 2) of every decoder layer, the last layer first."""
+        states, references = self.decoder(self.query_spans, memory, mask, positions)
+        spans = [
+            (self.span_head(state) + inverse_sigmoid(reference)).sigmoid()
+            for state, reference in zip(states, references, strict=True)
+        ]
+        return [self.class_head(state) for state in reversed(states)], spans[::-1]
+
+    def _rebuild_words(self, batch: Batch, video: Tensor, positions: Tensor) -> Tensor | None:
+        """Masked words, rebuilt from the frames inside the moment: (N, W, classes)."""
+        hidden, targets = batch.word_mask, batch.targets
+        if hidden is None or targets is None or not self.config.frame_word:
+            return None
+        # Unknown and masked words share one draw of the input dropout, as in the published code.
+        unknown, masked = self.text_projection(self.unknown_word), self.text_projection(self.masked_word)
+        words = self.text_projection(batch.words)
+        words = torch.where(hidden.unknown[..., None], unknown, words)
+        words = torch.where(hidden.masked[..., None], masked, words)
+        layout = Layout([words.shape[1]] * len(words), words.device)
+        mask = self._cross_mask(batch.words_mask, targets.clip_mask, len(words))
+        rows = rows_of(batch.video_of_query, words.device)
+        rebuilt = self.frame_word(
+            layout.pack(words), None, layout, video, positions, mask, y_rows=rows, words=True
+        )
+        return self.word_head(layout.pad(rebuilt))
+
+
+def _prepend(token: Tensor | None, words: Tensor, words_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Put the token of SS-MESM, where there is one, in front of the words."""
+    if token is None:
+        return words, words_mask
+    visible = torch.ones_like(words_mask[:, :1])
+    return torch.cat((token[:, None], words), dim=1), torch.cat((visible, words_mask), dim=1)

@@ -1,0 +1,293 @@
+"""Compare the network, its losses, gradients and optimiser steps with numbers of the published code.
+
+A golden file holds a collated batch, the names and shapes of the published parameters, and what the published network
+computed in fp32 on a CPU with weights that are a formula of each parameter's name. Dropout is off.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mesm.model import Batch, Layout, LossConfig, Mesm, MesmConfig, Output, Targets, WordMask, compute_losses
+from mesm.tools.published_names import network_of, our_name
+
+OUTPUT_ATOL = 2e-5
+LOSS_RTOL = 1e-5
+GRADIENT_RTOL = 1e-3
+STEP_RTOL = 1e-3
+
+_LOSS_NAMES = {
+    "span": "loss_span", "giou": "loss_giou", "label": "loss_label", "saliency": "loss_saliency",
+    "rebuild_words": "loss_rec_fw", "segment_sentence": "loss_rec_ss",
+    "span_0": "loss_span_0", "giou_0": "loss_giou_0", "label_0": "loss_label_0",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One compared quantity: its largest difference, on the scale of its tolerance."""
+
+    name: str
+    difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within the tolerance (not a number is not)."""
+        return self.difference <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A published setting, recognised from its parameters."""
+
+    name: str
+    loss: LossConfig
+    segment_context: str
+
+
+def is_golden(names: list[str]) -> bool:
+    """Whether an archive with these members is a golden file of the network."""
+    return "parameter_names" in names and "batch/video_feat" in names
+
+
+def published_shapes(golden: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Published parameter names and shapes, in order."""
+    shapes = {}
+    for entry in golden["parameter_names"]:
+        name, _, shape = str(entry).partition(" ")
+        shapes[name] = tuple(int(size) for size in shape.strip("[]").replace(",", " ").split())
+    return shapes
+
+
+def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Setting:
+    """Tell the setting from the parameters: the vocabulary, the text width and whether feed-forwards are shared."""
+    config = network_of(shapes)
+    if config.separate_word_feed_forward:
+        tacos = LossConfig(label=6.0, saliency=1.0, rank_divisor=1.0, triplet=True)
+        return Setting("tacos-c3d-glove", tacos, "clip")
+    if config.word_classes > 5000:
+        highlights = LossConfig(saliency=1.0, triplet=True, rebuild_words=0.5)
+        return Setting("qvhighlights-clip-slowfast", highlights, "group")
+    name = "charades-vgg-glove" if config.text_dim == 300 else "charades-clip-slowfast"
+    return Setting(name, LossConfig(), "clip")
+
+
+def formula_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Weight of a published parameter: seeded normal numbers, scaled by what kind of parameter the name says it is."""
+    seed = zlib.crc32(name.encode()) % 2**31
+    x = np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+    if len(shape) >= 2:
+        return (x / np.sqrt(shape[-1])).astype(np.float32)
+    if name.endswith("activation.weight"):
+        return (0.25 + 0.05 * x).astype(np.float32)
+    norms = ("norm.weight", "norm1.weight", "norm2.weight", "norm3.weight", "norm1_1.weight", "norm2_1.weight")
+    if name.lower().endswith(norms):
+        return (1 + 0.1 * x).astype(np.float32)
+    return (0.1 * x).astype(np.float32)
+
+
+def golden_network(shapes: Mapping[str, tuple[int, ...]], masks: str, setting: Setting) -> Mesm:
+    """Build our network with the formula weights, through the published names; dropout off."""
+    switches = {"masks": masks, "segment_context": setting.segment_context, "dropout": 0.0, "input_dropout": 0.0}
+    model = Mesm(network_of(shapes, **switches))
+    state = {}
+    for name, shape in shapes.items():
+        ours = our_name(name)
+        if ours is not None:
+            state[ours] = torch.from_numpy(formula_weight(name, shape))
+    model.load_state_dict(state)
+    return model
+
+
+def golden_batch(golden: Mapping[str, np.ndarray], setting: Setting, training: bool) -> Batch:
+    """Turn a published collated batch into ours; videos that are equal within a group are kept once."""
+    feature = golden["batch/video_feat"]
+    mask = golden["batch/video_mask"].astype(bool)
+    counts = golden["batch/num_clips"]
+    group = np.repeat(np.arange(len(counts)), counts)
+    videos, video_of_query = _unique_videos(feature, group)
+    lengths = [int(mask[v].sum()) for v in videos]
+    words, words_mask = _golden_words(golden)
+    clip_mask = torch.from_numpy(golden["batch/clip_mask"].astype(bool))
+    saliency = golden.get("batch/saliency_label", golden["batch/clip_mask"])
+    windows, window_counts = _golden_windows(golden, len(feature))
+    targets = Targets(
+        windows=windows,
+        window_counts=window_counts,
+        clip_mask=clip_mask,
+        saliency=torch.from_numpy(np.asarray(saliency)).float(),
+        positive=_optional(golden, "batch/pos_idx") if setting.loss.triplet else None,
+        negative=_optional(golden, "batch/neg_idx") if setting.loss.triplet else None,
+    )
+    word_mask = None
+    if training:
+        word_mask = WordMask(
+            masked=torch.from_numpy(golden["masked_words"].astype(bool)),
+            unknown=torch.from_numpy(golden["batch/unknown_mask"].astype(bool)),
+            labels=torch.from_numpy(golden["batch/words_label"].astype(np.int64)),
+        )
+    return Batch(
+        video=torch.from_numpy(feature[videos]),
+        frames=Layout(lengths, width=feature.shape[1]),
+        video_of_query=tuple(video_of_query),
+        group_of_query=tuple(int(g) for g in group),
+        words=words,
+        words_mask=words_mask,
+        negative_query=torch.from_numpy(golden["negative_index"].astype(np.int64)),
+        word_mask=word_mask,
+        targets=targets,
+    )
+
+
+def _unique_videos(feature: np.ndarray, group: np.ndarray) -> tuple[list[int], list[int]]:
+    first: dict[tuple[int, bytes], int] = {}
+    videos: list[int] = []
+    video_of_query = []
+    for n, (rows, g) in enumerate(zip(feature, group, strict=True)):
+        key = (int(g), rows.tobytes())
+        if key not in first:
+            first[key] = len(videos)
+            videos.append(n)
+        video_of_query.append(first[key])
+    return videos, video_of_query
+
+
+def _golden_words(golden: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Word features, L2-normalised, and their mask; word vectors may stand in `words_id` without a mask."""
+    width = golden["batch/unknown_mask"].shape[1]
+    vectors = (golden["text_features"] if "text_features" in golden else golden["batch/words_id"])[:, :width]
+    words = torch.nn.functional.normalize(torch.from_numpy(vectors).float(), dim=-1, eps=1e-5)
+    if "batch/words_mask" in golden:
+        mask = torch.from_numpy(golden["batch/words_mask"][:, :width].astype(bool))
+    else:
+        mask = words.sum(-1) != 0
+    return words * mask[..., None], mask
+
+
+def _golden_windows(golden: Mapping[str, np.ndarray], n: int) -> tuple[Tensor, tuple[int, ...]]:
+    """Padded windows (N, M, 2) as fractions of the duration, and how many each query has."""
+    if "batch/norm_moment" in golden:
+        return torch.from_numpy(golden["batch/norm_moment"]).float()[:, None], (1,) * n
+    lists = [torch.from_numpy(golden[f"batch/norm_moment/{i}/moments"]).float().view(-1, 2) for i in range(n)]
+    padded = torch.tensor([0.0, 1.0]).repeat(n, max(len(w) for w in lists), 1)
+    for row, windows in zip(padded, lists, strict=True):
+        row[: len(windows)] = windows
+    return padded, tuple(len(windows) for windows in lists)
+
+
+def _optional(golden: Mapping[str, np.ndarray], key: str) -> Tensor | None:
+    return torch.from_numpy(golden[key].astype(np.int64)) if key in golden else None
+
+
+def check_file(path: Path) -> tuple[str, list[Comparison]]:
+    """Compare everything that a golden file holds; returns the setting's name and the comparisons."""
+    archive = np.load(path, allow_pickle=False)
+    golden = {name: archive[name] for name in archive.files}
+    shapes = published_shapes(golden)
+    setting = recognise(shapes)
+    rows: list[Comparison] = []
+    for masks in ("official", "fixed"):
+        for mode in ("eval", "train"):
+            rows += _check_mode(golden, shapes, setting, masks, mode)
+    return setting.name, rows
+
+
+def _check_mode(
+    golden: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], setting: Setting, masks: str, mode: str
+) -> Iterator[Comparison]:
+    prefix = f"{masks}_masks/{mode}"
+    model = golden_network(shapes, masks, setting)
+    batch = golden_batch(golden, setting, training=mode == "train")
+    model.train(mode == "train")
+    output = model(batch)
+    losses = compute_losses(output, batch, setting.loss)
+    yield from _compare_outputs(golden, f"{prefix}/outputs", output, batch)
+    for ours, published in _LOSS_NAMES.items():
+        key = f"{prefix}/losses/{published}"
+        if key in golden:
+            yield _relative(key, losses[ours].detach(), golden[key], LOSS_RTOL)
+    yield _relative(f"{prefix}/total", losses["total"].detach(), golden[f"{prefix}/total"], LOSS_RTOL)
+    if mode == "train":
+        yield from _compare_gradients(golden, f"{prefix}/grad_norm", model, losses["total"], shapes)
+        yield from _compare_steps(golden, prefix, model, batch, setting)
+
+
+def _compare_outputs(
+    golden: Mapping[str, np.ndarray], prefix: str, output: Output, batch: Batch
+) -> Iterator[Comparison]:
+    """Compare at valid positions only: what stands at padding has no meaning."""
+    frames = batch.frames.mask[list(batch.video_of_query)]
+    everywhere = {
+        "pred_logits": output.logits[0], "pred_spans": output.spans[0], "recon_feat": output.segment_token,
+        "aux_outputs/0/pred_logits": output.logits[1], "aux_outputs/0/pred_spans": output.spans[1],
+    }  # fmt: skip
+    masked = {
+        "saliency_scores": (output.saliency, frames), "neg_saliency_scores": (output.negative_saliency, frames),
+        "enhanced_video_feat": (output.enhanced_video, frames),
+        "recfw_words_logit": (output.word_logits, batch.words_mask),
+    }  # fmt: skip
+    for name, ours in everywhere.items():
+        yield _absolute(f"{prefix}/{name}", ours, golden.get(f"{prefix}/{name}"))
+    for name, (values, mask) in masked.items():
+        published = golden.get(f"{prefix}/{name}")
+        if published is not None:
+            assert values is not None
+            yield _absolute(f"{prefix}/{name}", values[mask], published[mask.numpy()])
+
+
+def _absolute(name: str, ours: Tensor | None, published: np.ndarray | None) -> Comparison:
+    if ours is None or published is None or tuple(ours.shape) != published.shape:
+        return Comparison(name, float("nan"), OUTPUT_ATOL)
+    return Comparison(name, float((ours.detach() - torch.from_numpy(published)).abs().max()), OUTPUT_ATOL)
+
+
+def _relative(name: str, ours: Tensor | float, published: np.ndarray | float, tolerance: float) -> Comparison:
+    reference = float(published)
+    difference = abs(float(ours) - reference)
+    return Comparison(name, difference / max(abs(reference), 1e-12) if difference else 0.0, tolerance)
+
+
+def _compare_gradients(
+    golden: Mapping[str, np.ndarray], prefix: str, model: Mesm, total: Tensor, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[Comparison]:
+    total.backward()  # type: ignore[no-untyped-call]
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    for published in shapes:
+        reference = float(golden[f"{prefix}/{published}"])
+        ours = our_name(published)
+        gradient = gradients[ours] if ours is not None else None
+        norm = -1.0 if gradient is None else float(gradient.norm())
+        yield _gradient_norm(f"{prefix}/{published}", norm, reference)
+
+
+def _gradient_norm(name: str, ours: float, reference: float) -> Comparison:
+    """Compare norms; gradients that are zero in exact arithmetic are rounding noise on both sides."""
+    if abs(reference) < 1e-5 and 0 <= ours < 1e-5 and reference >= 0:
+        return Comparison(name, 0.0, GRADIENT_RTOL)
+    return _relative(name, ours, reference, GRADIENT_RTOL)
+
+
+def _compare_steps(
+    golden: Mapping[str, np.ndarray], prefix: str, model: Mesm, batch: Batch, setting: Setting
+) -> Iterator[Comparison]:
+    """Four steps of AdamW (2e-4, weight decay 1e-4, gradient norm clipped at 0.1): total loss and gradient norm."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=1e-4)
+    steps = golden[f"{prefix}/adamw_total_and_gradnorm"]
+    for i, (total, norm) in enumerate(steps):
+        optimiser.zero_grad()
+        loss = compute_losses(model(batch), batch, setting.loss)["total"]
+        loss.backward()  # type: ignore[no-untyped-call]
+        ours = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        if i == 0:
+            yield _relative(f"{prefix}/global_grad_norm", ours, golden[f"{prefix}/global_grad_norm"], GRADIENT_RTOL)
+        yield _relative(f"{prefix}/step {i + 1} total", loss.detach(), total, STEP_RTOL)
+        yield _relative(f"{prefix}/step {i + 1} gradient norm", ours, norm, STEP_RTOL)
+        optimiser.step()
