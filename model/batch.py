@@ -46,7 +46,7 @@ class Batch:
     """N queries about V videos. A video that several queries share is present once."""
 
     video: Tensor
-    """(V, L, D_video) frame features, zeros at padding."""
+    """(T, D_video) frame features, the valid frames of the V videos one after the other."""
     frames: Layout
     """The valid frames of the V videos."""
     video_of_query: tuple[int, ...]

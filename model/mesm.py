@@ -234,7 +234,7 @@ class Mesm(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Answer N queries; the negative branch and the rebuilding of words run when the batch asks for them."""
         n, frames, device = len(batch.words), batch.frames, batch.words.device
-        projected = self.video_projection(frames.pack(batch.video))
+        projected = self.video_projection(batch.video)
         positions = frame_positions(frames, self.config.dim)
         words = self.text_projection(batch.words)
         padded = frames.pad(projected)
@@ -375,8 +375,15 @@ class Mesm(nn.Module):
         words = torch.where(hidden.unknown[..., None], unknown, words)
         words = torch.where(hidden.masked[..., None], masked, words)
         layout = Layout([words.shape[1]] * len(words), words.device)
-        mask = self._cross_mask(batch.words_mask, targets.clip_mask, len(words))
-        rows = rows_of(batch.video_of_query, words.device)
+        rows, inside = rows_of(batch.video_of_query, words.device), targets.clip_mask
+        if self.config.masks == "official":
+            # The published code moves the frames of the moment to the front, where the misaligned mask meets them.
+            order = inside.int().sort(dim=1, descending=True, stable=True).indices
+            video, positions = (x[rows[:, None], order] for x in (video, positions))
+            inside = inside.gather(1, order)[:, : int(inside.sum(1).max())]
+            video, positions = video[:, : inside.shape[1]], positions[:, : inside.shape[1]]
+            rows = rows_of(range(len(words)), words.device)
+        mask = self._cross_mask(batch.words_mask, inside, len(words))
         rebuilt = self.frame_word(
             layout.pack(words), None, layout, video, positions, mask, y_rows=rows, words=True
         )

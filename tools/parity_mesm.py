@@ -114,7 +114,7 @@ def golden_batch(golden: Mapping[str, np.ndarray], setting: Setting, training: b
     counts = golden["batch/num_clips"]
     group = np.repeat(np.arange(len(counts)), counts)
     videos, video_of_query = _unique_videos(feature, group)
-    lengths = [int(mask[v].sum()) for v in videos]
+    frames = Layout([int(mask[v].sum()) for v in videos], width=feature.shape[1])
     words, words_mask = _golden_words(golden)
     clip_mask = torch.from_numpy(golden["batch/clip_mask"].astype(bool))
     saliency = golden.get("batch/saliency_label", golden["batch/clip_mask"])
@@ -135,8 +135,8 @@ def golden_batch(golden: Mapping[str, np.ndarray], setting: Setting, training: b
             labels=torch.from_numpy(golden["batch/words_label"].astype(np.int64)),
         )
     return Batch(
-        video=torch.from_numpy(feature[videos]),
-        frames=Layout(lengths, width=feature.shape[1]),
+        video=frames.pack(torch.from_numpy(feature[videos])),
+        frames=frames,
         video_of_query=tuple(video_of_query),
         group_of_query=tuple(int(g) for g in group),
         words=words,

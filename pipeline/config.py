@@ -1,0 +1,360 @@
+"""The configuration of a run: frozen dataclasses, filled from YAML, all mistakes reported at once.
+
+A file may name another one as its `base` and say only what differs. `key=value` overrides use dotted keys and YAML
+values: `train.lr=1e-4`, `features.video.0.weights=untrained:0`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from mesm.model import LossConfig, MesmConfig
+from mesm.pipeline.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def _number(default: float, minimum: float, maximum: float = float("inf")) -> Any:
+    return field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Which annotations, and how they become queries and rows."""
+
+    reader: str = "jsonl"
+    """Name of an annotation reader of `mesm.datasets.annotations`."""
+    train_split: str = "train"
+    validation_split: str = ""
+    """Split that chooses the best epoch; empty: carved by video from the training split."""
+    test_splits: tuple[str, ...] = ("test",)
+    validation_fraction: float = _number(0.1, 0.001, 0.9)
+    """Share of the training videos that is carved off when there is no validation split."""
+    validation_seed: int = 0
+    group_by: Literal["video", "youtube-id"] = "video"
+    max_queries_per_group: int = _number(0, 0)
+    """Cut the queries of a video into groups of at most this many (TACoS: 10); 0: all together."""
+    max_rows: int = _number(194, 1)
+    rows: Literal["pool", "truncate"] = "pool"
+    """More feature rows than `max_rows` are averaged into that many, or cut off (QVHighlights)."""
+    clip_len: float = 1.0
+    """Seconds that a feature row stands for when moments are turned into rows; -1: rows share the duration."""
+    max_words: int = _number(16, 1)
+    max_windows: int = _number(5, 1)
+    """Windows of a query that are trained on at a time."""
+    length_from_rows: bool = False
+    """Windows are fractions of rows * clip_len instead of the annotated duration (QVHighlights)."""
+
+
+@dataclass(frozen=True)
+class VideoFeatureConfig:
+    """One stream of video features: an encoder and everything that shapes its numbers."""
+
+    encoder: str = "clip"
+    weights: str = "default"
+    clip_len: float = _number(1.0, 0.01)
+    sampling: Literal["clean", "parity"] = "clean"
+    resize: Literal["device", "swscale", "pil"] = "device"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+    """Start of the fingerprint of the features to train on, when the folder holds several of this encoder."""
+
+
+@dataclass(frozen=True)
+class TextFeatureConfig:
+    """Features of the queries' words."""
+
+    encoder: str = "clip-text"
+    weights: str = "default"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+    words: Literal["letters", "alphanumeric", "treebank", "nltk"] = "alphanumeric"
+    """How sentences are cut into words (GloVe only; CLIP has its own pieces)."""
+    unknown_words: Literal["drop", "vector"] = "drop"
+    """Words without a vector are dropped, or get one shared random vector (GloVe only; TACoS)."""
+    vocabulary_size: int = _number(1111, 1)
+    """Words that the rebuilding of masked words tells apart."""
+    word_weights: Literal["closed-class", "nltk"] = "closed-class"
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """The streams that are joined into the network's input, in this order."""
+
+    video: tuple[VideoFeatureConfig, ...] = (VideoFeatureConfig(),)
+    text: TextFeatureConfig = TextFeatureConfig()
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """How extraction runs; nothing here changes a number."""
+
+    workers: int = _number(2, 1)
+    """Decoding processes."""
+    batch_size: int = _number(32, 1)
+    timeout_s: float = _number(60.0, 1)
+    """A video whose decoding makes no progress for this long is given up."""
+    flush_rows: int = _number(4096, 1)
+    """Rows after which a shard is published; at most this much is lost when the run is killed."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation. The defaults are the published recipe."""
+
+    epochs: int = _number(200, 1)
+    batch_groups: int = _number(12, 1)
+    lr: float = _number(2e-4, 0)
+    weight_decay: float = _number(1e-4, 0)
+    clip_norm: float = _number(0.1, 0)
+    """Largest global norm of the gradient; 0: no clipping."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = _number(0, 0)
+    ema: float = _number(0.0, 0, 0.99999)
+    """Decay of the exponential moving average of the weights that is validated and saved as best; 0: none."""
+    seed: int = 2019
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    group_by_length: bool = False
+    """Batch videos of similar length, which cuts padding; batches are still drawn at random."""
+    validate_every: int = _number(1, 1)
+    """Epochs between validations."""
+    checkpoint_every_s: float = _number(60.0, 0)
+    """Seconds between checkpoints inside an epoch; one is written after every epoch anyway."""
+    select_by: Literal["mAP", "mIoU", "R1@0.5", "R1@0.7"] = "mAP"
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """From predicted spans to the numbers of the table."""
+
+    batch_groups: int = _number(30, 1)
+    recall_thresholds: tuple[float, ...] = (0.3, 0.5, 0.7)
+    max_seconds: float = _number(150.0, 0)
+    """Predicted times are clamped to [0, max_seconds]."""
+    round_to_clip: bool = False
+    """Round predicted times to multiples of the clip length, as the published protocol of some datasets does."""
+    nms: float = _number(-1.0, -1, 1)
+    """IoU above which a lower-scored window is suppressed; -1: none."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run is made from."""
+
+    name: str = "custom"
+    dataset: DatasetConfig = DatasetConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    extract: ExtractConfig = ExtractConfig()
+    model: MesmConfig = MesmConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    def to_yaml(self) -> str:
+        """Write the complete configuration, such that `load_config` reads it back."""
+        return yaml.safe_dump(to_plain(self), sort_keys=False, width=100)
+
+
+DERIVED = ("video_dim", "text_dim", "word_classes")
+"""Sizes of the network that follow from the features and cannot be set."""
+
+
+def shipped_configs() -> dict[str, str]:
+    """Name and first line (what it is for) of every shipped configuration file."""
+    files = resources.files("mesm.pipeline.configs")
+    found = {}
+    for entry in sorted(files.iterdir(), key=lambda item: item.name):
+        if entry.name.endswith(".yaml"):
+            found[entry.name.removesuffix(".yaml")] = entry.read_text().splitlines()[0].lstrip("# ")
+    return found
+
+
+def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a shipped configuration by name, or a file by path, and apply `key=value` overrides.
+
+    Raises ConfigError with every mistake: unknown keys (and the nearest valid one), wrong types, impossible values.
+    """
+    content = _read(str(name))
+    errors = [message for override in overrides if (message := _override(content, override))]
+    config = _build(Config, content, "", errors)
+    if errors:
+        count = "1 mistake" if len(errors) == 1 else f"{len(errors)} mistakes"
+        raise ConfigError(f"{count} in the configuration {name}:\n" + "\n".join(f"  {error}" for error in errors))
+    return config
+
+
+def config_from_plain(content: Mapping[str, Any], source: str) -> Config:
+    """Build a configuration from what `to_plain` made of one, as a checkpoint stores it."""
+    errors: list[str] = []
+    config = _build(Config, content, "", errors)
+    if errors:
+        raise ConfigError(f"the configuration in {source} cannot be used:\n" + "\n".join(errors))
+    return config
+
+
+def to_plain(value: Any) -> Any:
+    """Turn dataclasses into what YAML and JSON can hold, without derived sizes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [f.name for f in dataclasses.fields(value) if f.name not in DERIVED]
+        return {name: to_plain(getattr(value, name)) for name in names}
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def _read(name: str) -> dict[str, Any]:
+    """Read a file and the files that it is based on, merged; `name` is kept as the configuration's name."""
+    resource = resources.files("mesm.pipeline.configs") / f"{name}.yaml"
+    path = Path(name)
+    if resource.is_file():
+        text, source = resource.read_text(), f"{name}.yaml"
+    elif path.suffix in (".yaml", ".yml"):
+        try:
+            text, source = path.read_text(), str(path)
+        except OSError as error:
+            raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from error
+    else:
+        raise ConfigError(f"no shipped configuration is called {name!r}{_nearest(name, shipped_configs())}; "
+                          "expected one of " + ", ".join(shipped_configs()) + ", or the path of a .yaml file")  # fmt: skip
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source}: expected a mapping of sections, found {type(content).__name__}")
+    base = content.pop("base", None)
+    content.setdefault("name", path.stem)
+    return content if base is None else _merge(_read(str(base)), content)
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _override(content: dict[str, Any], override: str) -> str | None:
+    """Apply `a.b.0.c=value` in place; returns what is wrong with it, if anything."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        return f"override {override!r}: expected key=value, such as train.lr=1e-4"
+    try:
+        value = _yaml_value(text)
+    except yaml.YAMLError:
+        return f"override {override!r}: the value is not valid YAML"
+    *parents, last = key.strip().split(".")
+    place: Any = content
+    for part in parents:
+        if isinstance(place, list):
+            if not part.isdecimal() or int(part) >= len(place):
+                return f"override {override!r}: the list has no entry {part}"
+            place = place[int(part)]
+        elif isinstance(place, dict):
+            place = place.setdefault(part, {})
+        else:
+            return f"override {override!r}: {part} lies below a value, not a section"
+    if isinstance(place, list) and last.isdecimal() and int(last) < len(place):
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        return f"override {override!r}: no such place"
+    return None
+
+
+def _yaml_value(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        # YAML 1.1 reads 1e-4, without a dot, as a string.
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _build(cls: type[T], content: Any, place: str, errors: list[str]) -> T:
+    """Fill a dataclass from a mapping; mistakes are added to `errors` and the default stands in."""
+    if not isinstance(content, Mapping):
+        errors.append(f"{place or 'file'}: expected a section with keys, found {content!r}")
+        return cls()
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls) if f.name not in DERIVED}  # type: ignore[arg-type]
+    values = {}
+    for key, value in content.items():
+        where = f"{place}.{key}" if place else str(key)
+        if key not in known:
+            errors.append(f"{where}: unknown key{_nearest(str(key), known)}")
+            continue
+        before = len(errors)
+        converted = _convert(value, hints[key], where, errors)
+        if len(errors) == before:
+            errors.extend(_out_of_range(converted, known[key].metadata, where))
+            values[key] = converted
+    return cls(**values)
+
+
+def _convert(value: Any, kind: Any, place: str, errors: list[str]) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _build(typing.cast(type, kind), value, place, errors)
+    if origin is Literal:
+        if value not in arguments:
+            choices = ", ".join(map(str, arguments))
+            errors.append(f"{place}: expected one of {choices}, found {value!r}{_nearest(str(value), arguments)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            errors.append(f"{place}: expected a list, found {value!r}")
+            return ()
+        return tuple(_convert(item, arguments[0], f"{place}.{i}", errors) for i, item in enumerate(value))
+    if kind is float and isinstance(value, str):
+        value = _yaml_value(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    expected = Mapping if origin in (Mapping, typing.Mapping) or kind is Mapping else kind
+    if not _is_a(value, expected):
+        errors.append(f"{place}: expected {_kind_name(expected)}, found {value!r}")
+    return value
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if isinstance(kind, types.UnionType):
+        return any(_is_a(value, part) for part in typing.get_args(kind))
+    if typing.get_origin(kind) is not None:
+        kind = typing.get_origin(kind)
+    return isinstance(value, kind) and not (isinstance(value, bool) and kind in (int, float))
+
+
+def _kind_name(kind: Any) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Mapping: "a section"}
+    return names.get(kind, str(kind))
+
+
+def _out_of_range(value: Any, metadata: Mapping[str, Any], place: str) -> Iterator[str]:
+    if "minimum" in metadata and not metadata["minimum"] <= value <= metadata["maximum"]:
+        limit = f"at least {metadata['minimum']:g}"
+        if metadata["maximum"] != float("inf"):
+            limit += f" and at most {metadata['maximum']:g}"
+        yield f"{place}: expected {limit}, found {value!r}"
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, [str(item) for item in known], n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
