@@ -95,7 +95,8 @@ def epoch_batches(
     if batch_groups > 1 and len(batches) > 1 and len(batches[-1]) == 1:
         names = {groups[number].name for number in batches[-2]}
         if not one_chunk_per_video or groups[batches[-1][0]].name not in names:
-            batches[-2] += batches.pop()
+            alone = batches.pop()
+            batches[-1] += alone
     return batches
 
 
