@@ -15,7 +15,7 @@ import platform
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mesm.datasets.errors import FeatureError
@@ -68,12 +68,31 @@ def publish_new(folder: Path, names: Iterable[str], content: bytes, what: str) -
     return path
 
 
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it, and put it in the place of `path` at once.
+
+    Makes the folder when it is not there. Raises FeatureError when the disk is full or the folder cannot be
+    written; `path` stays what it was then.
+    """
+    temporary = path.parent / _temporary_name()
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            with open(temporary, "rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
 def _write_and_claim(
     temporary: Path, folder: Path, names: Iterable[str], content: bytes, what: str
 ) -> Path | None:
     # The descriptor stays open until the name is taken: its lock shows others that the writer lives.
     with open(temporary, "xb", buffering=0) as stream:
-        _try_lock(stream.fileno(), fcntl.LOCK_EX)
+        _try_lock(stream.fileno(), fcntl.LOCK_EX, wait=True)
         write_point(f"{what}:temp-created")
         half = len(content) // 2
         _write_all(stream.fileno(), memoryview(content)[:half])

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import KeysView, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,16 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _ROW_ARRAYS = ("features", "tokens")
 
 
-def row_count_problem(rows: int, clip_len_s: float | None, duration_s: float | None) -> str | None:
-    """Say what is wrong when rows times clip length is off the duration by more than a clip, else None."""
-    if clip_len_s is None or duration_s is None or abs(rows * clip_len_s - duration_s) <= clip_len_s + 1e-6:
+def row_count_problem(
+    rows: int, clip_len_s: float | None, duration_s: float | None, slack_s: float = 1e-6
+) -> str | None:
+    """Say what is wrong when rows times clip length is off the duration by more than a clip, else None.
+
+    `slack_s` is what the duration itself may be wrong by (seconds).
+    """
+    if clip_len_s is None or duration_s is None:
+        return None
+    if abs(rows * clip_len_s - duration_s) <= clip_len_s + slack_s:
         return None
     return (
         f"{rows} rows of {clip_len_s:g} s are {rows * clip_len_s:.2f} s, the video lasts {duration_s:.2f} s "
@@ -96,7 +103,7 @@ class FeatureFolder:
         """
         path = folder_path(root, name, spec)
         with write_errors(path):
-            if not (path / FINGERPRINT_FILE).exists():
+            if not cls.is_one(path):
                 path.mkdir(parents=True, exist_ok=True)
                 write_point("folder:created")
                 sync_folder(path.parent)
@@ -151,6 +158,11 @@ class FeatureFolder:
         lines = [_other_spec(folder.path, folder.spec, spec) for folder in others]
         raise FeatureError("\n".join([f"{path} is not there: extract these features first", *lines]))
 
+    @staticmethod
+    def is_one(path: Path) -> bool:
+        """Say whether a folder is one of features."""
+        return (path / FINGERPRINT_FILE).exists()
+
     @classmethod
     def all_in(cls, root: Path) -> list[FeatureFolder]:
         """Open every folder of features directly below `root`, by name; other folders are passed over."""
@@ -162,6 +174,9 @@ class FeatureFolder:
 
     def __contains__(self, key: str) -> bool:
         return self._index.number(key) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index.keys())
 
     def __len__(self) -> int:
         return len(self._index.keys())
