@@ -17,20 +17,26 @@ projected.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import open_clip
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
 from mesm.extractors.converters import convert_clip
 from mesm.extractors.encoder import FramePlan, FrameTransform, TextFeatures, VideoInfo
-from mesm.extractors.errors import EncoderError
+from mesm.extractors.errors import EncoderError, WeightsError
 from mesm.extractors.inference import NetworkVideoEncoder, VideoSettings, check_options, inference
 from mesm.extractors.sampling import image_rows
-from mesm.extractors.weights import Weights, build_network
+from mesm.extractors.weights import WeightsRequest, build_network
 
 OPENAI_MODEL = "ViT-B-32-quickgelu"
+OPENAI_WEIGHTS = "openai-clip-vit-b-32"
+OPEN_CLIP_PREFIX = "open_clip:"
 
 _OPTIONS = ("model", "architecture")
 
@@ -108,39 +114,59 @@ def _project(vectors: torch.Tensor, projection: nn.Module | torch.Tensor | None)
     return projection(vectors) if isinstance(projection, nn.Module) else vectors @ projection
 
 
+@dataclass(frozen=True)
+class _Clip:
+    network: Any
+    spec: dict[str, Any]
+    pretrained: Mapping[str, Any]
+    """What open_clip knows of the weights: its `mean` and `std` differ from CLIP's for some."""
+
+
 def build_image_encoder(
-    weights: Weights, settings: VideoSettings, options: Mapping[str, Any]
+    request: WeightsRequest, settings: VideoSettings, options: Mapping[str, Any]
 ) -> ClipImageEncoder:
-    """Build the image encoder. Options: `model` (a name of open_clip) or `architecture` (see `make_clip`)."""
-    visual: Any = _build(weights, options).visual
+    """Build the image encoder.
+
+    Options: `model`, a name of open_clip, or `architecture` (see `make_clip`). Weights: besides the table's,
+    files and `untrained:SEED`, `open_clip:TAG` takes one of open_clip's own for that model.
+    """
+    clip = _build(request, options)
+    visual = clip.network.visual
     size = visual.image_size
     crop = (int(size[0]), int(size[1])) if isinstance(size, (tuple, list)) else (int(size), int(size))
     transform = FrameTransform(settings.resize, short_side=max(crop), exact=None, crop=crop)
     with torch.no_grad():
-        dim = int(visual(torch.zeros(1, 3, *crop)).shape[1])
-    spec = {"weights": weights.identity, **_architecture_spec(options)}
-    return ClipImageEncoder(
-        "clip", visual, settings, dim=dim, transform=transform, frames_per_row=1, spec=spec
+        dim = int(visual.eval()(torch.zeros(1, 3, *crop)).shape[1])
+    encoder = ClipImageEncoder(
+        "clip", visual, settings, dim=dim, transform=transform, frames_per_row=1, spec=clip.spec
     )
+    encoder.mean = tuple(clip.pretrained.get("mean") or encoder.mean)
+    encoder.std = tuple(clip.pretrained.get("std") or encoder.std)
+    return encoder
 
 
-def build_text_encoder(weights: Weights, device: torch.device, options: Mapping[str, Any]) -> ClipTextEncoder:
-    """Build the text encoder; options as the image encoder's. Raises EncoderError for other text towers."""
-    network = _build(weights, options)
-    tower: Any = getattr(network, "text", network)
+def build_text_encoder(
+    request: WeightsRequest, device: torch.device, options: Mapping[str, Any]
+) -> ClipTextEncoder:
+    """Build the text encoder; options and weights as the image encoder's.
+
+    Raises EncoderError for text towers that are not CLIP's.
+    """
+    clip = _build(request, options)
+    network = clip.network
+    tower = getattr(network, "text", network)
     pooling = getattr(network, "text_pool_type", None) or getattr(tower, "pool_type", None)
     if pooling != "argmax" or tower.attn_mask is None or getattr(tower, "cls_emb", None) is not None:
         raise EncoderError(
             f"the text tower of {options.get('model', 'this architecture')} is not CLIP's causal one; "
-            "use hf-text for other families"
+            "hf-text takes other families"
         )
     if tower is network:
         del network.visual
-    spec = {"weights": weights.identity, **_architecture_spec(options)}
-    return ClipTextEncoder(tower, _tokenizer(options), device, spec)
+    return ClipTextEncoder(tower, _tokenizer(options), device, clip.spec)
 
 
-def make_clip(options: Mapping[str, Any]) -> nn.Module:
+def make_clip(options: Mapping[str, Any], quick_gelu: bool = False) -> Any:
     """Make a CLIP network with random weights.
 
     `architecture` holds open_clip's `embed_dim`, `vision_cfg`, `text_cfg` and optionally `quick_gelu`, for
@@ -158,18 +184,52 @@ def make_clip(options: Mapping[str, Any]) -> nn.Module:
     model = options.get("model", OPENAI_MODEL)
     if model not in open_clip.list_models():
         raise EncoderError(f"open_clip has no model {model!r}; open_clip.list_models() lists those it has")
-    return open_clip.create_model(model, pretrained_image=False, pretrained_hf=False)
+    return open_clip.create_model(
+        model, force_quick_gelu=quick_gelu, pretrained_image=False, pretrained_hf=False
+    )
 
 
-def _build(weights: Weights, options: Mapping[str, Any]) -> nn.Module:
+def _build(request: WeightsRequest, options: Mapping[str, Any]) -> _Clip:
     check_options("clip", options, _OPTIONS)
     if len(options) > 1:
         raise EncoderError("encoder clip takes the option model or the option architecture, not both")
-    return build_network(lambda: make_clip(options), weights, convert_clip)
+    architecture = dict(options) or {"model": OPENAI_MODEL}
+    pretrained: Mapping[str, Any] = {}
+    if request.choice.startswith(OPEN_CLIP_PREFIX):
+        pretrained = _pretrained(request, architecture)
+        request = WeightsRequest(str(_from_hub(request, pretrained)), request.sources)
+    weights = request.resolve(OPENAI_WEIGHTS if architecture == {"model": OPENAI_MODEL} else None)
+    quick_gelu = bool(pretrained.get("quick_gelu"))
+    network = build_network(lambda _: make_clip(architecture, quick_gelu), weights, convert_clip)
+    spec = {"weights": weights.identity, **architecture, **({"quick_gelu": True} if quick_gelu else {})}
+    return _Clip(network, spec, pretrained)
 
 
-def _architecture_spec(options: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(options) if options else {"model": OPENAI_MODEL}
+def _pretrained(request: WeightsRequest, architecture: Mapping[str, Any]) -> Mapping[str, Any]:
+    model, tag = architecture.get("model", ""), request.choice.removeprefix(OPEN_CLIP_PREFIX)
+    found = open_clip.get_pretrained_cfg(model, tag)
+    if not found.get("hf_hub"):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) if model else "none"
+        raise WeightsError(f"open_clip has no weights {tag!r} on the hub for {model!r}; its tags: {tags}")
+    return found
+
+
+def _from_hub(request: WeightsRequest, pretrained: Mapping[str, Any]) -> Path:
+    """Return the file of open_clip's weights, from the hub or its cache."""
+    repository, _, filename = pretrained["hf_hub"].rpartition("/")
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(
+                repository,
+                filename or "open_clip_model.safetensors",
+                local_files_only=not request.sources.download,
+            )
+        )
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise WeightsError(
+            f"weights {request.choice} could not be had ({error}). Get {filename or 'the weights'} from "
+            f"https://huggingface.co/{repository} and give the file's path instead"
+        ) from error
 
 
 def _tokenizer(options: Mapping[str, Any]) -> Callable[[list[str]], torch.Tensor]:

