@@ -7,8 +7,8 @@ this follows the code that made the published numbers, and says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +89,16 @@ class Output:
     """(N, 1 + W) bool."""
     word_logits: Tensor | None
     """(N, W, classes): rebuilt words, when the batch holds a word mask."""
+
+    def float(self) -> Output:
+        """Return the same in float32: losses are computed in full precision, whatever the network ran in."""
+        return Output(**{f.name: _to_float(getattr(self, f.name)) for f in fields(self)})
+
+
+def _to_float(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_to_float(item) for item in value]
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def misaligned_mask(query_padding: Tensor, key_padding: Tensor, heads: int) -> Tensor:

@@ -34,6 +34,8 @@ class DatasetConfig:
 
     reader: str = "jsonl"
     """Name of an annotation reader of `mesm.datasets.annotations`."""
+    annotations: str = ""
+    """Folder or file of the annotations; the command line's --annotations goes before it."""
     train_split: str = "train"
     validation_split: str = ""
     """Split that chooses the best epoch; empty: carved by video from the training split."""
@@ -140,11 +142,8 @@ class EvaluateConfig:
     """From predicted spans to the numbers of the table."""
 
     batch_groups: int = _number(30, 1)
-    recall_thresholds: tuple[float, ...] = (0.3, 0.5, 0.7)
-    max_seconds: float = _number(150.0, 0)
-    """Predicted times are clamped to [0, max_seconds]."""
-    round_to_clip: bool = False
-    """Round predicted times to multiples of the clip length, as the published protocol of some datasets does."""
+    published: bool = False
+    """Clamp and round predicted times as the published protocol of the dataset does."""
     nms: float = _number(-1.0, -1, 1)
     """IoU above which a lower-scored window is suppressed; -1: none."""
 

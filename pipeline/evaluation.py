@@ -1,0 +1,200 @@
+"""From a network and a split to predictions and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mesm.datasets.annotations import Annotation
+from mesm.datasets.vocabulary import Vocabulary
+from mesm.datasets.word_vectors import WordVectors
+from mesm.model import Mesm, MesmConfig
+from mesm.pipeline.baselines import WHOLE_VIDEO, fit_fixed_window
+from mesm.pipeline.batching import FrameTable, MomentData
+from mesm.pipeline.config import Config, config_from_plain
+from mesm.pipeline.console import say
+from mesm.pipeline.errors import PipelineError
+from mesm.pipeline.metrics import Scores, evaluate_predictions
+from mesm.pipeline.postprocessing import windows_from_spans
+from mesm.pipeline.predictions import Prediction, save_predictions
+from mesm.pipeline.protocols import Protocol, find_protocol
+from mesm.pipeline.queries import (
+    WORD_TABLE_FILE,
+    StoredText,
+    TextSource,
+    VectorText,
+    find_features,
+    open_streams,
+    table_fingerprint,
+)
+from mesm.pipeline.runs import Checkpoint, load_checkpoint
+
+_FAMILIES = {"tacos": "tacos", "qvhighlights": "qvhighlights"}
+
+
+def protocol_of(config: Config) -> Protocol:
+    """Return how this configuration's predictions are post-processed and scored."""
+    dataset = config.dataset
+    family = _FAMILIES.get(dataset.reader, "charades")
+    protocol = find_protocol(family, published=config.evaluate.published, clip_len_s=dataset.clip_len)
+    return replace(protocol, nms_iou=config.evaluate.nms if config.evaluate.nms >= 0 else None)
+
+
+@torch.inference_mode()
+def predict(model: Mesm, data: MomentData, config: Config) -> list[Prediction]:
+    """Answer every query of a split, in the order of its annotations."""
+    protocol, size = protocol_of(config), config.evaluate.batch_groups
+    device = next(model.parameters()).device
+    predictions: dict[int, Prediction] = {}
+    numbers = _by_length(data)
+    for start in range(0, len(numbers), size):
+        indices, groups = data.queries_of(numbers[start : start + size])
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+            output = model(data.batch(indices, groups)).float()
+        scores = output.logits[0].softmax(-1)[..., 0].cpu().numpy()
+        spans, saliency = output.spans[0].cpu().numpy(), output.saliency.cpu().numpy()
+        durations = np.array([data.duration(i) for i in indices])
+        windows = windows_from_spans(spans, scores, durations, protocol)
+        for row, i in enumerate(indices):
+            annotation = data.annotations[i]
+            rows = data.frames.lengths[annotation.video_id]
+            predictions[i] = Prediction(
+                annotation.query_id, annotation.query, annotation.video_id, windows[row],
+                saliency[row, :rows].astype(np.float64),
+            )  # fmt: skip
+    return [predictions[i] for i in range(len(data))]
+
+
+def _by_length(data: MomentData) -> list[int]:
+    """Group numbers, videos of similar length together: no answer depends on it, and less padding is computed.
+
+    The published QVHighlights mode reads all clips of a group, which stay in one batch this way, too.
+    """
+    lengths = data.lengths_of_groups()
+    return sorted(range(len(lengths)), key=lambda number: lengths[number])
+
+
+def evaluate_split(model: Mesm, data: MomentData, config: Config) -> Scores:
+    """Score the answers to a split."""
+    return evaluate_predictions(predict(model, data, config), data.annotations, protocol_of(config))
+
+
+def baseline_scores(
+    train: Sequence[Annotation], test: Sequence[Annotation], config: Config,
+    durations: Mapping[str, float] | None = None,
+) -> dict[str, Scores]:  # fmt: skip
+    """Score the best fixed window, fitted on the training queries, and the whole video."""
+    protocol = protocol_of(config)
+    fixed = fit_fixed_window(train, durations_s=durations)
+    return {
+        baseline.name: evaluate_predictions(baseline.predict(test, durations), test, protocol)
+        for baseline in (fixed, WHOLE_VIDEO)
+    }
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network from a checkpoint, ready to answer, and what it was trained with."""
+
+    model: Mesm
+    config: Config
+    checkpoint: Checkpoint
+    path: Path
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary of its training."""
+        return Vocabulary.from_json(self.checkpoint.meta["vocabulary"])
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def word_table(self) -> WordVectors:
+        """The word vectors that were kept with the run."""
+        return WordVectors.load(self.folder / WORD_TABLE_FILE)
+
+
+def load_trained(path: Path, device: torch.device) -> TrainedModel:
+    """Load a run directory's best checkpoint, or a checkpoint file."""
+    checkpoint = load_checkpoint(path)
+    meta = checkpoint.meta
+    config = config_from_plain(meta["config"], str(path))
+    model = Mesm(replace(config.model, **meta["sizes"]))
+    model.load_state_dict(checkpoint.part("model"))
+    return TrainedModel(model.to(device).eval(), config, checkpoint, path)
+
+
+def load_evaluation_data(
+    trained: TrainedModel, annotations: Sequence[Annotation], features: Path, device: torch.device
+) -> MomentData:
+    """Prepare a split for a trained network; PipelineError when the features are not those of its training."""
+    config = trained.config
+    folders = open_streams(config.features.video, features)
+    found = {folder.name: folder.fingerprint for folder in folders}
+    text: TextSource
+    if config.features.text.encoder == "glove":
+        table = trained.word_table()
+        text = VectorText(table, config.features.text, config.dataset.max_words)
+        found["glove"] = table_fingerprint(table)
+    else:
+        folder = find_features(features, config.features.text.encoder, config.features.text.fingerprint)
+        text = StoredText(folder, config.features.text, config.dataset.max_words)
+        found[folder.name] = folder.fingerprint
+    refuse_other_features(trained.checkpoint.meta["fingerprints"], found, trained.path)
+    frames = FrameTable.load(folders, [a.video_id for a in annotations], config.dataset, device)
+    return MomentData(annotations, frames, text, trained.vocabulary, config.dataset)
+
+
+def refuse_other_features(expected: Mapping[str, str], found: Mapping[str, str], path: Path) -> None:
+    """Raise PipelineError unless the features have the fingerprints that the checkpoint was trained with."""
+    wrong = [
+        f"{name}: trained with {fingerprint[:12]}, found {found.get(name, 'none')[:12]}"
+        for name, fingerprint in expected.items()
+        if found.get(name) != fingerprint
+    ]
+    if wrong:
+        raise PipelineError(
+            f"{path} was trained on other features ({'; '.join(wrong)}); extract with the configuration that it was "
+            "trained with, or import the same files"
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one split, with the baselines fitted on the training split."""
+
+    split: str
+    scores: dict[str, Scores]
+    predictions: Path
+
+
+def evaluate_run(
+    path: Path, annotations: Mapping[str, Sequence[Annotation]], train: Sequence[Annotation], features: Path,
+    device: torch.device, published: bool = False,
+) -> list[Evaluation]:  # fmt: skip
+    """Evaluate a run on splits (name -> queries), write its predictions, and score the baselines beside it."""
+    trained = load_trained(path, device)
+    if published:
+        trained = replace(
+            trained, config=replace(trained.config, evaluate=replace(trained.config.evaluate, published=True))
+        )
+    results = []
+    for split, queries in annotations.items():
+        data = load_evaluation_data(trained, queries, features, device)
+        predictions = predict(trained.model, data, trained.config)
+        file = trained.folder / f"predictions-{split}.jsonl"
+        save_predictions(file, predictions)
+        durations = {a.video_id: data.duration(i) for i, a in enumerate(data.annotations)}
+        durations |= {a.video_id: a.duration_s for a in train if a.duration_s is not None}
+        scores = {trained.config.name: evaluate_predictions(predictions, queries, protocol_of(trained.config))}
+        fitted = [a for a in train if a.video_id in durations]
+        scores |= baseline_scores(fitted, queries, trained.config, durations) if fitted else {}
+        say(f"{split}: {len(queries)} queries; predictions in {file}")
+        results.append(Evaluation(split, scores, file))
+    return results

@@ -1,0 +1,247 @@
+"""Queries as the network reads them: word vectors, and what the rebuilding of masked words needs of each word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from mesm.datasets.annotations import Annotation
+from mesm.datasets.errors import FeatureError
+from mesm.datasets.fingerprints import text_key
+from mesm.datasets.shards import FeatureFolder
+from mesm.datasets.vocabulary import (
+    CLIP_END_ID,
+    CLIP_START_ID,
+    Vocabulary,
+    count_tokens,
+    read_clip_counts,
+    read_word_counts,
+)
+from mesm.datasets.word_vectors import UNKNOWN, WordVectors
+from mesm.datasets.words import piece_weights, split_words, word_weights
+from mesm.pipeline.config import DatasetConfig, TextFeatureConfig, VideoFeatureConfig
+
+WORD_EPS = 1e-5
+UNKNOWN_VECTOR_SEED = 2019
+"""The published TACoS setting draws its vector of unknown words first after seeding with this."""
+WORD_TABLE_FILE = "glove.safetensors"
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of one query."""
+
+    vectors: np.ndarray
+    """(W, D) float32, each L2-normalised."""
+    tokens: tuple[int | str, ...]
+    """What the vocabulary knows the words by."""
+    weights: np.ndarray
+    """(W,) float32: how readily each word is masked; 0: never."""
+
+
+class TextSource(Protocol):
+    """Where the vectors of a query's words come from."""
+
+    dim: int
+
+    def words(self, query: str) -> Words:
+        """Return at most `max_words` words of a query."""
+
+    def make_vocabulary(self, queries: Sequence[str], annotations: Path | None) -> Vocabulary:
+        """Return the vocabulary: the dataset's published counts when they are there, else counted on `queries`."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint stores of the source, as JSON types."""
+
+
+def normalise_words(vectors: np.ndarray) -> np.ndarray:
+    """L2-normalise (W, D) word vectors, as the published code does (epsilon 1e-5)."""
+    vectors = vectors.astype(np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), WORD_EPS)
+
+
+class EncodedText:
+    """Token states of a text encoder, read from a feature folder or encoded when asked."""
+
+    def __init__(self, dim: int, config: TextFeatureConfig, max_words: int) -> None:
+        self.dim, self.config, self.max_words = dim, config, max_words
+
+    def words_of_states(self, states: np.ndarray, token_ids: np.ndarray) -> Words:
+        """Keep the start token, the first words and the end token of longer texts."""
+        if len(token_ids) > self.max_words:
+            kept = [*range(self.max_words - 1), len(token_ids) - 1]
+            states, token_ids = states[kept], token_ids[kept]
+        ids = tuple(int(token) for token in token_ids)
+        return Words(normalise_words(states), ids, self._weights(ids))
+
+    def _weights(self, ids: tuple[int, ...]) -> np.ndarray:
+        if self.config.encoder == "clip-text":
+            pieces = [self._pieces[token] for token in ids]
+            return piece_weights(pieces, self.config.word_weights).astype(np.float32)
+        weights = np.ones(len(ids), np.float32)
+        weights[-1] = 0.0
+        return weights
+
+    @cached_property
+    def _pieces(self) -> Mapping[int, str]:
+        import mesm.extractors  # noqa: F401  makes torchvision, which open_clip imports, load
+        from open_clip.tokenizer import SimpleTokenizer
+
+        return SimpleTokenizer().decoder
+
+    def make_vocabulary(self, queries: Sequence[str], annotations: Path | None) -> Vocabulary:
+        """Return the published counts of CLIP's ids when the annotations have them, else count."""
+        size = self.config.vocabulary_size
+        published = _find(annotations, "CLIP_tokenized_count.txt")
+        if published is not None and self.config.encoder == "clip-text":
+            return read_clip_counts(published, size)
+        return count_tokens((self.words(query).tokens for query in queries), size, CLIP_START_ID, CLIP_END_ID)
+
+    def words(self, query: str) -> Words:
+        """Return the words of a query."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing: the encoder's specification stands with the features' fingerprints."""
+        return {}
+
+
+class StoredText(EncodedText):
+    """Token states that were extracted before."""
+
+    def __init__(self, folder: FeatureFolder, config: TextFeatureConfig, max_words: int) -> None:
+        super().__init__(int(folder.spec["dim"]), config, max_words)
+        self.folder = folder
+
+    def words(self, query: str) -> Words:
+        """Return the words of a query whose text was extracted; FeatureError if it was not."""
+        key = text_key(query)
+        if key not in self.folder:
+            raise FeatureError(
+                f"{self.folder.path} has no features of the query {query!r}; run extract again with these annotations"
+            )
+        arrays = self.folder.read(key)
+        return self.words_of_states(np.asarray(arrays["tokens"]), np.asarray(arrays["token_ids"]))
+
+
+class LiveText(EncodedText):
+    """Token states that a text encoder computes when asked."""
+
+    def __init__(self, encoder: Any, config: TextFeatureConfig, max_words: int) -> None:
+        super().__init__(encoder.dim, config, max_words)
+        self.encoder = encoder
+
+    def words(self, query: str) -> Words:
+        """Encode a query."""
+        features = self.encoder.encode([query])[0]
+        return self.words_of_states(features.tokens, features.token_ids)
+
+
+class VectorText:
+    """Word vectors of a table (GloVe)."""
+
+    def __init__(self, table: WordVectors, config: TextFeatureConfig, max_words: int) -> None:
+        self.table, self.config, self.max_words = table, config, max_words
+        self.dim = table.dim
+        generator = torch.Generator().manual_seed(UNKNOWN_VECTOR_SEED)
+        self.unknown_vector = torch.randn(self.dim, generator=generator).numpy()
+
+    def words(self, query: str) -> Words:
+        """Return the words of a query that have a vector, or all of them with the vector of unknown words.
+
+        A query without any known word becomes one unknown word, so that it still has an answer.
+        """
+        words = split_words(query, self.config.words)
+        rows = self.table.rows(words)
+        if self.config.unknown_words == "drop":
+            words = [word for word, row in zip(words, rows, strict=True) if row != UNKNOWN]
+        words = words[: self.max_words] or [""]
+        rows = self.table.rows(words)
+        vectors = np.where((rows == UNKNOWN)[:, None], self.unknown_vector, self.table.lookup(words))
+        weights = word_weights(words, self.config.word_weights).astype(np.float32)
+        return Words(normalise_words(vectors), tuple(words), weights)
+
+    def make_vocabulary(self, queries: Sequence[str], annotations: Path | None) -> Vocabulary:
+        """Return the table's own counts, the published ones beside the annotations, or counts on `queries`."""
+        size = self.config.vocabulary_size
+        if self.table.counts:
+            return Vocabulary(tuple(list(self.table.counts)[:size]), size)
+        published = _find(annotations, "GloVe_tokenized_count.txt")
+        if published is not None:
+            return read_word_counts(published, size)
+        return count_tokens((split_words(query, self.config.words) for query in queries), size)
+
+    def state(self) -> dict[str, Any]:
+        """Return the vector of unknown words."""
+        return {"unknown_vector": [float(x) for x in self.unknown_vector]}
+
+
+def _find(annotations: Path | None, name: str) -> Path | None:
+    if annotations is None:
+        return None
+    folder = annotations if annotations.is_dir() else annotations.parent
+    return next((path for path in (folder / name, folder / "annotations" / name) if path.is_file()), None)
+
+
+def open_text(root: Path, config: TextFeatureConfig, dataset: DatasetConfig) -> tuple[TextSource, str]:
+    """Open the text features below `root`; returns them and their fingerprint. Raises FeatureError."""
+    if config.encoder == "glove":
+        table = WordVectors.load(root / WORD_TABLE_FILE)
+        return VectorText(table, config, dataset.max_words), table_fingerprint(table)
+    folder = find_features(root, config.encoder, config.fingerprint)
+    return StoredText(folder, config, dataset.max_words), folder.fingerprint
+
+
+def table_fingerprint(table: WordVectors) -> str:
+    """Hash of the words and vectors of a table."""
+    import hashlib
+
+    digest = hashlib.sha256("\n".join(table.words).encode())
+    digest.update(np.ascontiguousarray(table.vectors).tobytes())
+    return digest.hexdigest()
+
+
+def find_features(root: Path, encoder: str, fingerprint: str = "") -> FeatureFolder:
+    """Open the features of an encoder below `root`; FeatureError when there are none, or several to choose from."""
+    if not root.is_dir():
+        raise FeatureError(f"there is no folder {root}; give the folder of features that extract or import wrote")
+    folders = [f for f in FeatureFolder.all_in(root) if f.name == encoder and f.fingerprint.startswith(fingerprint)]
+    if len(folders) == 1:
+        return folders[0]
+    if not folders:
+        present = ", ".join(folder.path.name for folder in FeatureFolder.all_in(root)) or "none"
+        raise FeatureError(
+            f"{root} has no features of {encoder} {fingerprint}".rstrip()
+            + f" (there are: {present}); run `mesm-pipeline extract` or `mesm-pipeline import-features` first"
+        )
+    names = ", ".join(folder.path.name for folder in folders)
+    raise FeatureError(
+        f"{root} has several features of {encoder}: {names}; choose one by the `fingerprint` of its stream in the "
+        "configuration, such as --set features.video.0.fingerprint=" + folders[0].fingerprint[:12]
+    )
+
+
+def open_streams(streams: Sequence[VideoFeatureConfig], features: Path) -> list[FeatureFolder]:
+    """Open the folder of each video stream; FeatureError when a clip length is not the configured one."""
+    folders = []
+    for stream in streams:
+        folder = find_features(features, stream.encoder, stream.fingerprint)
+        found = folder.spec.get("clip_len_s")
+        if found is not None and abs(float(found) - stream.clip_len) > 0.02 * stream.clip_len:
+            raise FeatureError(
+                f"{folder.path} holds rows of {float(found):g} s, the configuration expects {stream.clip_len:g} s; "
+                f"set features.video.*.clip_len, or extract with {stream.clip_len:g} s"
+            )
+        folders.append(folder)
+    return folders
+
+
+def texts_of(annotations: Sequence[Annotation]) -> list[str]:
+    """Return the distinct queries, in order of first appearance."""
+    return list(dict.fromkeys(annotation.query for annotation in annotations))

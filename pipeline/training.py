@@ -1,0 +1,398 @@
+"""Training: shards in, checkpoints and metrics out; the same command again goes on where the last one stopped.
+
+Whatever is random in a step is seeded by (seed, epoch, step), so a checkpoint needs no random state, and a resumed run
+computes the same loss sequence as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mesm.datasets.annotations import Annotation, read_annotations
+from mesm.datasets.faults import write_point
+from mesm.datasets.grouping import epoch_batches, split_by_video
+from mesm.datasets.shards import FeatureFolder
+from mesm.datasets.vocabulary import Vocabulary
+from mesm.model import Mesm, compute_losses
+from mesm.pipeline.batching import FrameTable, MomentData, check_durations
+from mesm.pipeline.config import Config, to_plain
+from mesm.pipeline.console import ProgressBar, say
+from mesm.pipeline.errors import PipelineError
+from mesm.pipeline.evaluation import evaluate_split
+from mesm.pipeline.metrics import Scores
+from mesm.pipeline.queries import WORD_TABLE_FILE, TextSource, VectorText, open_streams, open_text
+from mesm.pipeline.runs import BEST, LAST, RunDirectory, optimiser_tensors, restore_optimiser
+from mesm.pipeline.tables import metrics_table, render_text
+
+LENGTH_POOL = 8
+"""Batches that `group_by_length` sorts together."""
+
+
+@dataclass
+class TrainingData:
+    """What a run is trained and validated on."""
+
+    train: MomentData
+    validation: MomentData
+    text: TextSource
+    vocabulary: Vocabulary
+    fingerprints: dict[str, str]
+    validation_name: str
+
+
+@dataclass
+class State:
+    """Where training stands."""
+
+    epoch: int = 0
+    step: int = 0
+    """Steps of this epoch that are done."""
+    best_score: float = -math.inf
+    best_epoch: int = -1
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Sums of the loss parts over the steps of this epoch."""
+
+
+def load_split(config: Config, annotations: Path, split: str) -> list[Annotation]:
+    """Read the annotations of a split."""
+    return read_annotations(config.dataset.reader, annotations, split)
+
+
+def training_splits(config: Config, annotations: Path, select_on: str = "") -> tuple[list[Annotation], list[Annotation], str]:
+    """Return training and validation queries and what the latter are, for the log."""
+    dataset = config.dataset
+    train = load_split(config, annotations, dataset.train_split)
+    chosen = select_on or dataset.validation_split
+    if chosen:
+        return train, load_split(config, annotations, chosen), chosen
+    kept, held = split_by_video(
+        train, dataset.validation_fraction, seed=dataset.validation_seed, by=dataset.group_by
+    )
+    name = f"{dataset.validation_fraction:.0%} of the {dataset.train_split} videos (seed {dataset.validation_seed})"
+    return kept, held, name
+
+
+def load_training_data(
+    config: Config, annotations: Path, features: Path, device: torch.device, select_on: str = ""
+) -> TrainingData:
+    """Read annotations and features, prepare every video and query once."""
+    train, validation, name = training_splits(config, annotations, select_on)
+    folders = open_streams(config.features.video, features)
+    warning = check_durations(folders, [*train, *validation]) if _folders_hold(folders, [*train, *validation]) else None
+    if warning:
+        say(f"warning: {warning}")
+    videos = [annotation.video_id for annotation in [*train, *validation]]
+    frames = FrameTable.load(folders, videos, config.dataset, device)
+    text, text_fingerprint = open_text(features, config.features.text, config.dataset)
+    vocabulary = text.make_vocabulary([a.query for a in train], annotations)
+    fingerprints = {folder.name: folder.fingerprint for folder in folders}
+    return TrainingData(
+        train=MomentData(train, frames, text, vocabulary, config.dataset, config.train.seed),
+        validation=MomentData(validation, frames, text, vocabulary, config.dataset),
+        text=text,
+        vocabulary=vocabulary,
+        fingerprints={**fingerprints, config.features.text.encoder: text_fingerprint},
+        validation_name=name,
+    )
+
+
+def _folders_hold(folders: Sequence[FeatureFolder], annotations: Sequence[Annotation]) -> bool:
+    return all(annotation.video_id in folder for folder in folders for annotation in annotations)
+
+
+def build_model(config: Config, data: TrainingData) -> Mesm:
+    """Build the network with the sizes that the features give it."""
+    torch.manual_seed(config.train.seed)
+    sizes = {
+        "video_dim": data.train.frames.dim,
+        "text_dim": data.text.dim,
+        "word_classes": data.vocabulary.classes,
+    }
+    return Mesm(dataclasses.replace(config.model, **sizes))
+
+
+class Trainer:
+    """One training run."""
+
+    def __init__(self, config: Config, data: TrainingData, run: RunDirectory, device: torch.device) -> None:
+        self.config, self.data, self.run, self.device = config, data, run, device
+        self.model = build_model(config, data).to(device)
+        self.names = [name for name, _ in self.model.named_parameters()]
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay, fused=True
+        )
+        self.averaged = {k: v.detach().clone() for k, v in self.model.state_dict().items()} if config.train.ema else None
+        self.state = State()
+        self.forward: Any = torch.compile(self.model, dynamic=True) if config.train.compile else self.model
+        self.steps_per_epoch = len(self._batches(0))
+        self._saved_at = time.monotonic()
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        """Group numbers of each batch of an epoch."""
+        train, groups = self.config.train, self.data.train.groups
+        chunks = self.config.dataset.max_queries_per_group > 0
+        batches = epoch_batches(groups, train.batch_groups, seed=train.seed, epoch=epoch, one_chunk_per_video=chunks)
+        if not train.group_by_length or chunks:
+            return batches
+        return batches_by_length(batches, self.data.train.lengths_of_groups())
+
+    def announce(self) -> None:
+        """Print the plan."""
+        data, train = self.data, self.config.train
+        say(f"training {self.config.name}: {len(data.train)} queries of {len(data.train.groups)} groups, "
+            f"{self.steps_per_epoch} steps an epoch, {train.epochs} epochs")  # fmt: skip
+        parameters = sum(p.numel() for p in self.model.parameters())
+        say(f"network: {parameters:,} parameters, frames {data.train.frames.dim}, words {data.text.dim}, "
+            f"{data.vocabulary.classes} word classes; {self.device}, {train.precision}")  # fmt: skip
+        say(f"validation: {len(data.validation)} queries, {data.validation_name}; best epoch by {train.select_by}")
+
+    def restore(self) -> bool:
+        """Go on from the last checkpoint, if there is one that fits; PipelineError when it does not."""
+        checkpoint = self.run.load(LAST)
+        if checkpoint is None:
+            return False
+        meta = checkpoint.meta
+        self._refuse_other(meta)
+        self.model.load_state_dict(checkpoint.part("model"))
+        restore_optimiser(self.optimiser, self.names, checkpoint.part("optimiser"))
+        if self.averaged is not None:
+            self.averaged = {k: v.to(self.device) for k, v in checkpoint.part("averaged").items()}
+        self.state = State(**{**meta["state"], "best_score": _from_json(meta["state"]["best_score"])})
+        rows = [row for row in self.run.metrics() if row["epoch"] < self.state.epoch]
+        self.run.set_metrics(rows)
+        return True
+
+    def _refuse_other(self, meta: dict[str, Any]) -> None:
+        if meta["fingerprints"] != self.data.fingerprints:
+            pairs = [
+                f"{name}: {found[:12]} there, {self.data.fingerprints.get(name, 'none')[:12]} here"
+                for name, found in meta["fingerprints"].items()
+                if self.data.fingerprints.get(name) != found
+            ]
+            raise PipelineError(f"{self.run.path} was trained on other features: {'; '.join(pairs)}; choose another --out")
+        differences = list(_differences(meta["config"], to_plain(self.config)))
+        differences = [d for d in differences if not d.startswith(("extract.", "train.epochs:", "dataset.annotations:"))]
+        if differences:
+            raise PipelineError(
+                f"{self.run.path} holds a run with another configuration:\n  "
+                + "\n  ".join(differences) + "\nuse the same configuration to resume it, or choose another --out"
+            )  # fmt: skip
+
+    def train(self) -> None:
+        """Train to the last epoch, validating and saving on the way."""
+        while self.state.epoch < self.config.train.epochs:
+            self._train_epoch()
+            self._end_epoch()
+
+    def _train_epoch(self) -> None:
+        self.model.train()
+        batches = self._batches(self.state.epoch)
+        started, first = time.monotonic(), self.state.step
+        title = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}"
+        with ProgressBar(title, len(batches)) as bar:
+            for step in range(first, len(batches)):
+                parts = self._step(batches[step], step)
+                if parts is not None:
+                    for name, value in parts.items():
+                        self.state.sums[name] = self.state.sums.get(name, 0.0) + value
+                self.state.step = step + 1
+                mean = self.state.sums.get("total", math.nan) / max(self.state.step, 1)
+                bar.update(self.state.step, f"loss {mean:.3f}")
+                write_point("train:step")
+                if time.monotonic() - self._saved_at > self.config.train.checkpoint_every_s:
+                    self._save_last()
+        self._epoch_seconds = time.monotonic() - started
+
+    def _step(self, group_numbers: Sequence[int], step: int) -> dict[str, float] | None:
+        """Do one optimiser step; returns the parts of the loss."""
+        losses = self.losses(group_numbers, step)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses["total"].backward()  # type: ignore[no-untyped-call]
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate(self.state.epoch * self.steps_per_epoch + step)
+        if self.config.train.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm, foreach=True)
+        self.optimiser.step()
+        self._average()
+        names = list(losses)
+        values = torch.stack([losses[name].detach().float() for name in names]).tolist()
+        parts = dict(zip(names, values, strict=True))
+        if not math.isfinite(parts["total"]):
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
+            raise PipelineError(
+                f"the loss is not finite in epoch {self.state.epoch + 1}, step {step + 1}: {shown}; the last checkpoint "
+                "is from before; lower train.lr or set train.clip_norm"
+            )
+        return parts
+
+    def losses(self, group_numbers: Sequence[int], step: int) -> dict[str, Tensor]:
+        """Compute the losses of a batch, with everything random seeded by (seed, epoch, step)."""
+        config = self.config
+        generator = np.random.default_rng([config.train.seed, self.state.epoch, step])
+        indices, groups = self.data.train.queries_of(group_numbers)
+        with_saliency = config.model.encoder_loss == "saliency"
+        batch = self.data.train.batch(indices, groups, generator, with_saliency)
+        torch.manual_seed(int(generator.integers(2**63)))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+            output = self.forward(batch)
+        return compute_losses(output.float(), batch, config.loss)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step counted from the start of training."""
+        train = self.config.train
+        rate = train.lr
+        if step < train.warmup_steps:
+            return rate * (step + 1) / train.warmup_steps
+        if train.schedule == "cosine":
+            total = train.epochs * self.steps_per_epoch
+            progress = (step - train.warmup_steps) / max(total - train.warmup_steps, 1)
+            rate *= 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        return rate
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        if self.averaged is None:
+            return
+        done = self.state.epoch * self.steps_per_epoch + self.state.step + 1
+        # A young average would remember the random start; its decay grows with the number of steps.
+        decay = min(self.config.train.ema, (1 + done) / (10 + done))
+        for name, value in self.model.state_dict().items():
+            self.averaged[name].lerp_(value, 1 - decay)
+
+    def _end_epoch(self) -> None:
+        state, steps = self.state, max(self.state.step, 1)
+        row: dict[str, Any] = {
+            "epoch": state.epoch,
+            "steps": state.step,
+            "learning_rate": self.learning_rate(state.epoch * self.steps_per_epoch + state.step - 1),
+            "seconds": round(self._epoch_seconds, 2),
+            "loss": {name: value / steps for name, value in state.sums.items()},
+        }
+        last = state.epoch + 1 == self.config.train.epochs
+        if last or (state.epoch + 1) % self.config.train.validate_every == 0:
+            scores = self._validate()
+            row["validation"] = scores.brief()
+            score = selection_score(scores, self.config.train.select_by)
+            if score > state.best_score:
+                state.best_score, state.best_epoch = score, state.epoch
+                self.run.save(BEST, {f"model.{k}": v for k, v in self.weights().items()}, self._meta(inference=True))
+        self.run.set_metrics([*[r for r in self.run.metrics() if r["epoch"] < state.epoch], row])
+        self.state = State(state.epoch + 1, 0, state.best_score, state.best_epoch)
+        self._save_last()
+        loss = ", ".join(f"{name} {value:.3f}" for name, value in row["loss"].items())
+        say(f"epoch {row['epoch'] + 1}/{self.config.train.epochs}: {row['seconds']:.1f} s; {loss}")
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to validate and keep: averaged when averaging is on."""
+        return self.model.state_dict() if self.averaged is None else self.averaged
+
+    def _validate(self) -> Scores:
+        own = None
+        if self.averaged is not None:
+            own = {k: v.clone() for k, v in self.model.state_dict().items()}
+            self.model.load_state_dict(self.averaged)
+        self.model.eval()
+        scores = evaluate_split(self.model, self.data.validation, self.config)
+        if own is not None:
+            self.model.load_state_dict(own)
+        say(render_text(metrics_table({f"epoch {self.state.epoch + 1}": scores})))
+        return scores
+
+    def _save_last(self) -> None:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors.update(optimiser_tensors(self.optimiser, self.names))
+        if self.averaged is not None:
+            tensors.update({f"averaged.{k}": v for k, v in self.averaged.items()})
+        self.run.save(LAST, tensors, self._meta(inference=False))
+        self._saved_at = time.monotonic()
+
+    def _meta(self, inference: bool) -> dict[str, Any]:
+        state = dataclasses.asdict(self.state)
+        sizes = self.model.config
+        return {
+            "config": to_plain(self.config),
+            "sizes": {name: getattr(sizes, name) for name in ("video_dim", "text_dim", "word_classes")},
+            "fingerprints": self.data.fingerprints,
+            "vocabulary": self.data.vocabulary.to_json(),
+            "text": self.data.text.state(),
+            "state": {**state, "best_score": _to_json(state["best_score"])},
+            "weights": "averaged" if inference and self.averaged is not None else "trained",
+            "versions": {name: importlib.metadata.version(name) for name in ("mesm-pipeline", "torch", "numpy")},
+        }
+
+
+def selection_score(scores: Scores, select_by: str) -> float:
+    """The figure that chooses the best epoch."""
+    full = scores.full
+    figures = {"mAP": full.ap_average, "mIoU": full.miou, "R1@0.5": full.r1[0.5], "R1@0.7": full.r1[0.7]}
+    return figures[select_by]
+
+
+def _to_json(score: float) -> float | None:
+    return score if math.isfinite(score) else None
+
+
+def _from_json(score: float | None) -> float:
+    return -math.inf if score is None else score
+
+
+def _differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{place}.{key}" if place else key)
+    elif old != new:
+        yield f"{place}: {old} there, {new} here"
+
+
+def batches_by_length(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[list[int]]:
+    """Exchange groups between neighbouring batches so that each holds videos of similar length.
+
+    Batches are taken `LENGTH_POOL` at a time, so which groups meet still changes from epoch to epoch; sizes and the
+    order of the pools stay.
+    """
+    result = []
+    for start in range(0, len(batches), LENGTH_POOL):
+        pool = batches[start : start + LENGTH_POOL]
+        ordered = sorted((group for batch in pool for group in batch), key=lambda group: (lengths[group], group))
+        position = 0
+        for batch in pool:
+            result.append(ordered[position : position + len(batch)])
+            position += len(batch)
+    return result
+
+
+def train(
+    config: Config, annotations: Path, features: Path, out: Path, device: torch.device, select_on: str = ""
+) -> RunDirectory:
+    """Train a configuration, or go on with it, and return its run directory."""
+    run = RunDirectory(out)
+    run.create()
+    data = load_training_data(config, annotations, features, device, select_on)
+    trainer = Trainer(config, data, run, device)
+    trainer.announce()
+    if trainer.restore():
+        state = trainer.state
+        say(f"found a checkpoint after {state.epoch} epochs and {state.step} steps; going on from there")
+    else:
+        run.write_text("config.yaml", config.to_yaml())
+        if isinstance(data.text, VectorText):
+            data.text.table.save(run.path / WORD_TABLE_FILE)
+    if trainer.state.epoch >= config.train.epochs:
+        say(f"{out} is complete: {config.train.epochs} epochs, best {trainer.state.best_epoch + 1} by "
+            f"{config.train.select_by} {trainer.state.best_score:.2f}")  # fmt: skip
+        return run
+    trainer.train()
+    say(f"done: best epoch {trainer.state.best_epoch + 1}, {config.train.select_by} {trainer.state.best_score:.2f} on "
+        f"{data.validation_name}")  # fmt: skip
+    return run
