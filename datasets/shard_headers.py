@@ -2,8 +2,9 @@
 
 A shard is a safetensors file. The tensor of array `features` of video `abc` is called `abc/features`; the
 header's metadata holds, under the one key `mesm`, a JSON object with the format version, the fingerprint of
-the folder and, for each record, everything of `Record`. Reading a header touches the first kilobytes of the
-file only, and checks that the header and the file's size agree, which finds every truncation.
+the folder and, for each record, everything of `Record`; the sha256 of the JSON text stands before it, 64 hex
+digits. Reading a header touches the first kilobytes of the file only, and checks that the header and the
+file's size agree, which finds every truncation.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ LONGEST_KEY = 251
 """Bytes of a key in UTF-8: with `.npz` behind it, it must still be a file name."""
 _LARGEST_HEADER = 256 * 1024**2
 _FIRST_READ = 64 * 1024
+_SHA256_DIGITS = 64
 _DTYPES = {
     "BOOL": np.dtype("?"),
     "U8": np.dtype("u1"),
@@ -145,7 +147,7 @@ def shard_bytes(fingerprint: str, records: Iterable[tuple[Record, Mapping[str, n
         "records": {record.key: _record_to_json(record) for record, _ in ordered},
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return save(tensors, metadata={METADATA_KEY: text})
+    return save(tensors, metadata={METADATA_KEY: _text_sha256(text) + text})
 
 
 def read_header(path: Path) -> ShardHeader:
@@ -193,7 +195,7 @@ def _header_text(descriptor: int, size: int) -> tuple[bytes, int]:
 
 def _parse(path: Path, text: bytes, size: int, data_start: int) -> ShardHeader:
     header = json.loads(text)
-    content = json.loads(header.pop("__metadata__")[METADATA_KEY])
+    content = _checked_content(header.pop("__metadata__")[METADATA_KEY])
     if content["format"] != SHARD_FORMAT:
         raise FeatureError(
             f"{path} has the shard format {content['format']}, this version reads format {SHARD_FORMAT}; "
@@ -214,6 +216,18 @@ def _parse(path: Path, text: bytes, size: int, data_start: int) -> ShardHeader:
         key: Entry(_record_from_json(key, fields), places[key]) for key, fields in content["records"].items()
     }
     return ShardHeader(path, size, str(content["fingerprint"]), entries)
+
+
+def _checked_content(text: str) -> dict[str, Any]:
+    stated, text = text[:_SHA256_DIGITS], text[_SHA256_DIGITS:]
+    if _text_sha256(text) != stated:
+        raise ValueError("its records do not have the hash that stands before them")
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _place(tensor: str, description: Mapping[str, Any], data_start: int) -> ArrayPlace:
