@@ -188,7 +188,7 @@ def _export_npz(
 
         def write(temporary: Path, arrays: Mapping[str, np.ndarray] = arrays) -> None:
             with open(temporary, "wb") as stream:
-                np.savez(stream, allow_pickle=False, **arrays)
+                np.savez(stream, **arrays)
 
         replace_file(target / f"{name}.npz", write)
         progress(name)
