@@ -171,7 +171,7 @@ def _opacity(actor: Actor, times: np.ndarray) -> np.ndarray:
         if phase.kind == "blink":
             inside = (times >= phase.start_s) & (times < phase.end_s)
             off = ((times - phase.start_s) % BLINK_PERIOD_S) > BLINK_PERIOD_S * 0.66
-            opacity[inside & off] = 0.2
+            opacity[inside & off] = 0.4
     return opacity
 
 
