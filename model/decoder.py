@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mesm.model.elementwise import attention, dropout, prelu
 from mesm.model.layers import FeedForward, Mlp, merge_heads, split_heads
 from mesm.model.position import span_positions
 from mesm.model.spans import inverse_sigmoid
@@ -38,25 +38,26 @@ class DecoderLayer(nn.Module):
         x: (N, Q, D); memory, frame_pos: (N, L, D); mask: (N, 1, 1, L), True = visible; query_pos: (N, Q, D), learned
         code of the spans; query_sine: (N, Q, D), their modulated sine code. Returns (N, Q, D).
         """
-        drop = self.dropout if self.training else 0.0
         weights = self.feed_forward
-        attended = self._self_attention(x, query_pos, drop)
-        x = weights.norm1(x + F.dropout(attended, drop))
-        attended = self._cross_attention(x, memory, mask, frame_pos, query_pos, query_sine, drop)
-        x = weights.norm2(x + F.dropout(attended, drop))
-        hidden = F.dropout(self.activation(weights.linear1(x)), drop)
-        return self.norm3(x + F.dropout(weights.linear2(hidden), drop))
+        attended = self._self_attention(x, query_pos)
+        x = weights.norm1(x + self._drop(attended))
+        attended = self._cross_attention(x, memory, mask, frame_pos, query_pos, query_sine)
+        x = weights.norm2(x + self._drop(attended))
+        hidden = self._drop(prelu(weights.linear1(x), self.activation.weight))
+        return self.norm3(x + self._drop(weights.linear2(hidden)))
 
-    def _self_attention(self, x: Tensor, query_pos: Tensor, drop: float) -> Tensor:
+    def _drop(self, x: Tensor) -> Tensor:
+        return dropout(x, self.dropout, self.training)
+
+    def _self_attention(self, x: Tensor, query_pos: Tensor) -> Tensor:
         q = split_heads(self.self_content_q(x) + self.self_position_q(query_pos), self.heads)
         k = split_heads(self.self_content_k(x) + self.self_position_k(query_pos), self.heads)
         v = split_heads(self.self_v(x), self.heads)
-        return self.self_out(merge_heads(F.scaled_dot_product_attention(q, k, v, dropout_p=drop)))
+        return self.self_out(merge_heads(attention(q, k, v, None, self.dropout, self.training)))
 
     def _cross_attention(
-        self, x: Tensor, memory: Tensor, mask: Tensor, frame_pos: Tensor, query_pos: Tensor, query_sine: Tensor,
-        drop: float,
-    ) -> Tensor:  # fmt: skip
+        self, x: Tensor, memory: Tensor, mask: Tensor, frame_pos: Tensor, query_pos: Tensor, query_sine: Tensor
+    ) -> Tensor:
         q, k = self.cross_content_q(x), self.cross_content_k(memory)
         k_pos = self.cross_position_k(frame_pos)
         if self.first:
@@ -64,7 +65,7 @@ class DecoderLayer(nn.Module):
         q = torch.cat((split_heads(q, self.heads), split_heads(self.cross_sine_q(query_sine), self.heads)), dim=-1)
         k = torch.cat((split_heads(k, self.heads), split_heads(k_pos, self.heads)), dim=-1)
         v = split_heads(self.cross_v(memory), self.heads)
-        return self.cross_out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)))
+        return self.cross_out(merge_heads(attention(q, k, v, mask, self.dropout, self.training)))
 
 
 class Decoder(nn.Module):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mesm.model.elementwise import attention, dropout, prelu
 from mesm.model.layouts import Layout
 
 
@@ -30,7 +31,7 @@ class InputBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim_in) to (..., dim_out)."""
-        x = self.linear(F.dropout(self.norm(x), self.dropout, self.training))
+        x = self.linear(dropout(self.norm(x), self.dropout, self.training))
         return F.relu(x) if self.relu else x
 
 
@@ -75,8 +76,7 @@ class Attention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Attend from q (N, Lq, D) to k and v (N, Lk, D); mask broadcasts to (N, heads, Lq, Lk), True = visible."""
         heads = [split_heads(x, self.heads) for x in (q, k, v)]
-        dropout = self.dropout if self.training else 0.0
-        return merge_heads(F.scaled_dot_product_attention(*heads, attn_mask=mask, dropout_p=dropout))
+        return merge_heads(attention(*heads, mask, self.dropout, self.training))
 
     def attend_from_one(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Attend from one query position a sequence without projecting the keys and values.
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         bias_v = self.in_proj_bias[2 * dim :].view(self.heads, size)
         probe = torch.einsum("nhs,hsd->nhd", q.view(n, self.heads, size), weight_k)
         scores = torch.matmul(probe, keys.transpose(1, 2)) * size**-0.5
-        weights = F.dropout(scores.masked_fill(~mask, float("-inf")).softmax(-1), self.dropout, self.training)
+        weights = dropout(scores.masked_fill(~mask, float("-inf")).softmax(-1), self.dropout, self.training)
         mean = torch.matmul(weights, values)
         out = torch.einsum("nhd,hsd->nhs", mean, weight_v) + weights.sum(-1, keepdim=True) * bias_v
         return out.reshape(n, dim)
@@ -141,10 +141,10 @@ class CrossLayer(nn.Module):
     def finish(self, x: Tensor, attended: Tensor, words: bool = False) -> Tensor:
         """Everything after the attention: (T, D) input and attended values to (T, D)."""
         weights = self.words if words and self.words is not None else self.frames
-        h = x + F.dropout(self.attention.out_proj(attended), self.dropout, self.training)
-        hidden = self.activation(weights.linear1(weights.norm1(h)))
-        hidden = F.dropout(hidden, self.dropout, self.training)
-        return weights.norm2(h + F.dropout(weights.linear2(hidden), self.dropout, self.training))
+        h = x + dropout(self.attention.out_proj(attended), self.dropout, self.training)
+        hidden = prelu(weights.linear1(weights.norm1(h)), self.activation.weight)
+        hidden = dropout(hidden, self.dropout, self.training)
+        return weights.norm2(h + dropout(weights.linear2(hidden), self.dropout, self.training))
 
 
 class EncoderLayer(nn.Module):
@@ -159,12 +159,12 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, layout: Layout, mask: Tensor) -> Tensor:
         """(T, D) packed and its position codes to (T, D); mask broadcasts to (N, heads, L, L), True = visible."""
-        attention, weights = self.attention, self.feed_forward
+        block, weights = self.attention, self.feed_forward
         dim = x.shape[-1]
-        both = F.linear(x + positions, attention.in_proj_weight[: 2 * dim], attention.in_proj_bias[: 2 * dim])
+        both = F.linear(x + positions, block.in_proj_weight[: 2 * dim], block.in_proj_bias[: 2 * dim])
         q, k = (layout.pad(part) for part in both.split(dim, dim=-1))
-        v = layout.pad(attention.project(2, x))
-        attended = attention.out_proj(layout.pack(attention.attend(q, k, v, mask)))
-        x = weights.norm1(x + F.dropout(attended, self.dropout, self.training))
-        hidden = F.dropout(self.activation(weights.linear1(x)), self.dropout, self.training)
-        return weights.norm2(x + F.dropout(weights.linear2(hidden), self.dropout, self.training))
+        v = layout.pad(block.project(2, x))
+        attended = block.out_proj(layout.pack(block.attend(q, k, v, mask)))
+        x = weights.norm1(x + dropout(attended, self.dropout, self.training))
+        hidden = dropout(prelu(weights.linear1(x), self.activation.weight), self.dropout, self.training)
+        return weights.norm2(x + dropout(weights.linear2(hidden), self.dropout, self.training))
