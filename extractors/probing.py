@@ -1,0 +1,248 @@
+"""Find out what a video file holds, from its packets rather than from its header.
+
+The file is demuxed once, without decoding more than its first frame: presentation times, duration and rate
+come from the packets, the picture's geometry from the first frame. Headers are believed only where the
+packets agree.
+
+What is refused, with a ProbeError: whatever is no regular file (addresses, pipes, folders), formats that make
+one video of other files (playlists, HLS, concat, image sequences), files without a video stream, and files
+whose packets end well before their declared end (truncated, or with a broken sample table). Media libraries
+may open nothing but the file itself: `protocol_whitelist` and `format_whitelist` keep them to it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+from mesm.extractors.encoder import VideoInfo
+from mesm.extractors.errors import ProbeError
+
+CONTAINERS = "3g2,3gp,asf,avi,dv,f4v,flv,gif,m4a,matroska,mj2,mov,mp4,mpeg,mpegts,mxf,nut,ogg,rm,webm,wtv"
+"""libavformat's demuxers that may be used: each reads one file and no other."""
+
+DECORD_CONTAINERS = frozenset({"mov", "matroska"})
+DECORD_CODECS = frozenset({"h264", "hevc"})
+DECORD_PIXEL_FORMATS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuv444p"})
+"""What decord 0.6.0 decodes right when it is read in order; PyAV takes everything else."""
+
+MISSING_END_S = 0.5
+"""Seconds by which packets may end before the declared end, when that is more than `MISSING_END_SHARE`."""
+
+MISSING_END_SHARE = 0.02
+"""Share of the declared duration by which packets may end early."""
+
+_MAX_PIXEL_ASPECT = 10
+
+
+@dataclass
+class _Packets:
+    """What demuxing the whole file collects about the video stream, in ticks of its time base."""
+
+    timestamps: np.ndarray
+    last_duration: int
+    in_order: bool
+    discarded: int
+    end_s: float
+    """End of the last packet of any stream, in seconds on the container's clock."""
+
+
+def probe(path: Path, on_progress: Callable[[], None] = lambda: None) -> VideoInfo:
+    """Measure a video file.
+
+    `on_progress` is called as packets arrive. Raises ProbeError when the file is no video that can be read.
+    """
+    with open_container(path) as container:
+        stream = video_stream(container, path)
+        frame = _first_frame(container, stream, path)
+    with open_container(path) as container:
+        stream = video_stream(container, path)
+        packets = _read_packets(container, stream, path, on_progress)
+        _refuse_truncated(container, stream, packets, path)
+        return _describe(path, container, stream, frame, packets)
+
+
+def open_container(path: Path) -> Any:
+    """Open a regular file with PyAV, kept to that file alone; raises ProbeError with what was found."""
+    _refuse_irregular(path)
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+    try:
+        return av.open(os.path.abspath(path), options=options, metadata_errors="replace")
+    except FFmpegError as error:
+        raise ProbeError(f"{path} is not a video that can be read: {_reason(error)}") from error
+
+
+def video_stream(container: Any, path: Path) -> Any:
+    """Return the first stream of moving pictures; cover art is none. Raises ProbeError when there is none."""
+    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+    if streams:
+        return streams[0]
+    found = ", ".join(stream.type for stream in container.streams) or "nothing"
+    raise ProbeError(f"{path} has no video stream, it holds: {found}")
+
+
+def display_size(width: int, height: int, pixel_aspect: Fraction | None, rotation: int) -> tuple[int, int]:
+    """Return (width, height) in square pixels after rotation; no side is ever scaled down."""
+    if pixel_aspect and 1 / _MAX_PIXEL_ASPECT <= pixel_aspect <= _MAX_PIXEL_ASPECT:
+        if pixel_aspect > 1:
+            width = round(width * pixel_aspect)
+        else:
+            height = round(height / pixel_aspect)
+    return (height, width) if rotation % 180 else (width, height)
+
+
+def frame_rotation(frame: Any) -> int:
+    """Return the quarter turns counter-clockwise, in degrees, that display a decoded PyAV frame upright."""
+    return round((getattr(frame, "rotation", 0) or 0) / 90) * 90 % 360
+
+
+def _refuse_irregular(path: Path) -> None:
+    """Refuse what is no regular file before any media library sees its name."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        hint = "addresses and protocols are not read; " if ":" in str(path) else ""
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ProbeError(f"{path}: expected a video file; {hint}{reason}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ProbeError(f"{path}: expected a video file, found a folder, pipe or device")
+    if status.st_size == 0:
+        raise ProbeError(f"{path} is empty (0 bytes)")
+
+
+def _is_cover(stream: Any) -> bool:
+    return bool(int(stream.disposition) & int(type(stream.disposition).attached_pic))
+
+
+def _first_frame(container: Any, stream: Any, path: Path) -> Any:
+    """Decode packets until one frame comes out; damaged packets are passed over."""
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except FFmpegError:
+                continue
+            if frames:
+                return frames[0]
+    except FFmpegError as error:
+        raise ProbeError(f"{path} cannot be read: {_reason(error)}") from error
+    raise ProbeError(f"{path}: no frame of its {stream.codec_context.name} video can be decoded")
+
+
+def _read_packets(container: Any, stream: Any, path: Path, on_progress: Callable[[], None]) -> _Packets:
+    times: list[int] = []
+    durations: list[int] = []
+    discarded, end_s = 0, 0.0
+    try:
+        for packet in container.demux():
+            on_progress()
+            time = packet.pts if packet.pts is not None else packet.dts
+            if time is None:
+                continue
+            end_s = max(end_s, float((time + (packet.duration or 0)) * packet.time_base))
+            if packet.stream.index != stream.index or packet.size == 0:
+                continue
+            if packet.is_discard:
+                discarded += 1
+                continue
+            times.append(time)
+            durations.append(packet.duration or 0)
+    except FFmpegError as error:
+        raise ProbeError(f"{path} cannot be read to its end: {_reason(error)}") from error
+    if not times:
+        raise ProbeError(f"{path}: its {stream.codec_context.name} video stream holds no frame")
+    order = np.argsort(np.array(times), kind="stable")
+    ordered = np.array(times, dtype=np.int64)[order]
+    unique = bool(np.all(np.diff(ordered) > 0))
+    return _Packets(ordered - ordered[0], durations[order[-1]], unique, discarded, end_s)
+
+
+def _refuse_truncated(container: Any, stream: Any, packets: _Packets, path: Path) -> None:
+    """Compare the packets' end with what the header declares for the stream, or else for the whole file."""
+    if stream.duration:
+        declared = float(stream.duration * stream.time_base)
+        found = float((int(packets.timestamps[-1]) + packets.last_duration) * stream.time_base)
+    elif container.duration:
+        declared = container.duration / av.time_base
+        found = packets.end_s - (container.start_time or 0) / av.time_base
+    else:
+        return
+    if declared - found > max(MISSING_END_S, MISSING_END_SHARE * declared):
+        raise ProbeError(
+            f"{path} declares {declared:.2f} s of video, but its frames end at {found:.2f} s: truncated or"
+            " damaged; get the whole file, or remux it to accept what is there (ffmpeg -i FILE -c copy NEW)"
+        )
+
+
+def _describe(path: Path, container: Any, stream: Any, frame: Any, packets: _Packets) -> VideoInfo:
+    time_base = Fraction(stream.time_base)
+    fps = _frame_rate(stream, packets.timestamps, time_base)
+    last = packets.last_duration or max(1, round(1 / (fps * time_base)))
+    rotation = frame_rotation(frame)
+    width, height = display_size(frame.width, frame.height, stream.sample_aspect_ratio, rotation)
+    untouched = rotation == 0 and (width, height) == (frame.width, frame.height)
+    container_name = container.format.name.split(",")[0]
+    codec = stream.codec_context.codec.canonical_name
+    return VideoInfo(
+        path=path,
+        width=width,
+        height=height,
+        fps=fps,
+        duration_s=float((int(packets.timestamps[-1]) + last) * time_base),
+        timestamps=packets.timestamps,
+        time_base=time_base,
+        codec=codec,
+        container=container_name,
+        rotation=rotation,
+        decoder=_choose_decoder(container_name, codec, frame.format.name, untouched, packets),
+    )
+
+
+def _choose_decoder(container: str, codec: str, pixels: str, untouched: bool, packets: _Packets) -> str:
+    """Say which decoder may be trusted with a file; decord is checked again when it opens it.
+
+    `untouched`: the picture is shown as it is coded. decord applies neither rotation nor pixel aspect.
+    """
+    trusted = (
+        container in DECORD_CONTAINERS
+        and codec in DECORD_CODECS
+        and pixels in DECORD_PIXEL_FORMATS
+        and untouched
+        and packets.in_order
+        and packets.discarded == 0
+        and importlib.util.find_spec("decord") is not None
+    )
+    return "decord" if trusted else "pyav"
+
+
+def _frame_rate(stream: Any, timestamps: np.ndarray, time_base: Fraction) -> Fraction:
+    """Return the rate of the packets; a header's rate that agrees to a tick is its unrounded form."""
+    span = int(timestamps[-1])
+    declared = [Fraction(rate) for rate in _rates(stream)]
+    if span == 0:
+        return next(iter(declared), Fraction(1))
+    frames = len(timestamps) - 1
+    for rate in declared:
+        if abs(frames / rate - span * time_base) <= time_base:
+            return rate
+    return frames / (span * time_base)
+
+
+def _rates(stream: Any) -> Iterable[Fraction]:
+    rates = (stream.average_rate, stream.base_rate, stream.guessed_rate)
+    return (rate for rate in rates if rate and math.isfinite(rate) and rate > 0)
+
+
+def _reason(error: FFmpegError) -> str:
+    return (error.strerror or str(error)).rstrip(".")
