@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mesm.pipeline.errors import PipelineError
+from mesm.pipeline.text_files import publish_text
 
 SHOWN_PROBLEMS = 50
 
@@ -53,11 +53,7 @@ class Prediction:
 
 def save_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     """Write predictions, one a line; the file appears under its name when it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for prediction in predictions:
-            file.write(json.dumps(prediction.as_record(), ensure_ascii=False) + "\n")
-    partial.replace(path)
+    publish_text(path, "".join(json.dumps(prediction.as_record()) + "\n" for prediction in predictions))
 
 
 def load_predictions(path: Path) -> list[Prediction]:

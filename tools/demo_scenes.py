@@ -277,6 +277,6 @@ def _sentence(rng: np.random.Generator, actor: Actor, kind: str, *, alone: bool)
         subject = f"a {shape} in {colour}"
     else:
         subject = f"{rng.choice(['a', 'the', 'the'])} {colour} {shape}"
-    if subject.startswith(("a emerald", "a orange")):
+    if subject.startswith("a emerald"):
         subject = "an" + subject[1:]
     return f"{rng.choice(OPENINGS)}{subject} {rng.choice(VERBS[kind])}"

@@ -26,7 +26,10 @@ from pathlib import Path
 import av
 import numpy as np
 
+from mesm.datasets.errors import DatasetError
+from mesm.datasets.publishing import remove_stale_temporaries, replace_file, write_errors
 from mesm.pipeline.errors import PipelineError
+from mesm.pipeline.text_files import publish_text
 from mesm.tools.demo_scenes import SHAPES, Actor, Scene, plan_scene
 
 GENERATOR = 1
@@ -57,19 +60,20 @@ class CorpusPaths:
 def generate_corpus(
     out: Path, *, videos: int = 120, seed: int = 0, workers: int = 2, on_progress: Progress | None = None
 ) -> CorpusPaths:
-    """Draw the videos that are missing in `out` and write the annotations.
+    """Draw the videos that are missing in `out` and write the annotations; makes the folder.
 
     `on_progress(done, total)` is called once at the start and after each video. Raises DemoCorpusError when
-    `out` was made from another seed or by another version of this generator.
+    `out` was made from another seed or by another version of this generator, and FeatureError when the disk
+    is full or the folder cannot be written.
     """
     paths = CorpusPaths(out, out / "videos", out / "annotations.jsonl", out / "scenes.jsonl")
-    paths.videos.mkdir(parents=True, exist_ok=True)
     _claim_folder(out / "corpus.json", seed)
+    with write_errors(paths.videos):
+        paths.videos.mkdir(exist_ok=True)
     scenes = [plan_scene(index, seed) for index in range(videos)]
-    _publish(paths.scenes, "".join(json.dumps(_scene_record(scene)) + "\n" for scene in scenes))
-    _publish(paths.annotations, "".join(json.dumps(r) + "\n" for s in scenes for r in annotation_records(s)))
-    for leftover in paths.videos.glob(".*.partial.mp4"):
-        leftover.unlink(missing_ok=True)
+    publish_text(paths.scenes, "".join(json.dumps(_scene_record(scene)) + "\n" for scene in scenes))
+    publish_text(paths.annotations, "".join(json.dumps(r) + "\n" for s in scenes for r in annotation_records(s)))
+    remove_stale_temporaries(paths.videos)
     missing = [i for i, scene in enumerate(scenes) if not _video_path(paths.videos, scene).exists()]
     done = videos - len(missing)
     if on_progress:
@@ -112,8 +116,11 @@ def draw_scene(scene: Scene) -> Iterator[np.ndarray]:
 
 def write_video(scene: Scene, path: Path) -> None:
     """Draw and encode a scene as H.264 in mp4; the file appears under its name only when it is complete."""
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial.mp4")
-    with av.open(str(partial), "w") as container:
+    replace_file(path, lambda temporary: _encode(scene, temporary))
+
+
+def _encode(scene: Scene, path: Path) -> None:
+    with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=scene.fps)
         stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
         stream.codec_context.thread_count = 1
@@ -121,9 +128,6 @@ def write_video(scene: Scene, path: Path) -> None:
         for frame in draw_scene(scene):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
-    partial.replace(path)
 
 
 class _Background:
@@ -291,7 +295,7 @@ def _draw_share(indices: Sequence[int], seed: int, folder: Path, report: Connect
             scene = plan_scene(index, seed)
             write_video(scene, _video_path(folder, scene))
             report.send(index)
-    except (OSError, av.FFmpegError) as error:
+    except (OSError, DatasetError, av.FFmpegError) as error:
         report.send(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         return
@@ -322,7 +326,7 @@ def _claim_folder(marker: Path, seed: int) -> None:
     """Note what this folder is made from, or check that it was made from the same."""
     wanted = {"generator": GENERATOR, "seed": seed}
     if not marker.exists():
-        _publish(marker, json.dumps(wanted) + "\n")
+        publish_text(marker, json.dumps(wanted) + "\n")
         return
     try:
         found = json.loads(marker.read_text(encoding="utf-8"))
@@ -333,13 +337,6 @@ def _claim_folder(marker: Path, seed: int) -> None:
             f"{marker.parent} holds a demo corpus of {found}, asked for was {wanted}; "
             "choose another folder or delete that one"
         )
-
-
-def _publish(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -358,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         paths = generate_corpus(
             options.out, videos=options.videos, seed=options.seed, workers=options.workers, on_progress=show
         )
-    except DemoCorpusError as error:
+    except (PipelineError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(paths.annotations)
