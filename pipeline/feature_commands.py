@@ -186,7 +186,7 @@ def _export_npz(
     for name, key in chosen.items():
         arrays = {RELEASED_TEXT_NAMES.get(array, array): value for array, value in folder.read(key).items()}
 
-        def write(temporary: Path, arrays: Mapping[str, np.ndarray] = arrays) -> None:
+        def write(temporary: Path, arrays: Mapping[str, Any] = arrays) -> None:
             with open(temporary, "wb") as stream:
                 np.savez(stream, **arrays)
 

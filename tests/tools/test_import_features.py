@@ -208,7 +208,8 @@ def test_an_hdf5_file_cannot_reach_other_files(tmp_path: Path) -> None:
         layout = h5py.VirtualLayout((3, 8), np.float32)
         layout[:] = h5py.VirtualSource(str(secret), "x", (3, 8))
         file.create_virtual_dataset("virtual", layout)
-        file.create_dataset("stored", (3, 8), np.float32, external=[(str(secret), 0, 96)])
+        (tmp_path / "numbers").write_bytes(bytes(96))
+        file.create_dataset("stored", (3, 8), np.float32, external=[(str(tmp_path / "numbers"), 0, 96)])
         file.create_group("group")
         file["words"] = np.array([[1, 2]])
     with pytest.raises(FeatureError) as caught:
