@@ -56,7 +56,7 @@ class ClipImageEncoder(NetworkVideoEncoder):
 
     def features(self, clips: torch.Tensor) -> torch.Tensor:
         """Project (B, 3, 1, H, W) images to (B, dim)."""
-        return self.network(clips.squeeze(2))
+        return _pooled(self.network(clips.squeeze(2)))
 
 
 class ClipTextEncoder:
@@ -108,6 +108,11 @@ class ClipTextEncoder:
         return tokens, _project(ends, tower.text_projection)
 
 
+def _pooled(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Return the image vectors, which some towers give together with their tokens."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 def _project(vectors: torch.Tensor, projection: nn.Module | torch.Tensor | None) -> torch.Tensor:
     if projection is None:
         return vectors
@@ -119,7 +124,7 @@ class _Clip:
     network: Any
     spec: dict[str, Any]
     pretrained: Mapping[str, Any]
-    """What open_clip knows of the weights: its `mean` and `std` differ from CLIP's for some."""
+    """What open_clip knows of these weights: for some, `mean`, `std` and `resize_mode` are not CLIP's."""
 
 
 def build_image_encoder(
@@ -134,9 +139,15 @@ def build_image_encoder(
     visual = clip.network.visual
     size = visual.image_size
     crop = (int(size[0]), int(size[1])) if isinstance(size, (tuple, list)) else (int(size), int(size))
-    transform = FrameTransform(settings.resize, short_side=max(crop), exact=None, crop=crop)
+    squashed = clip.pretrained.get("resize_mode") == "squash"
+    transform = FrameTransform(
+        settings.resize,
+        short_side=None if squashed else max(crop),
+        exact=crop if squashed else None,
+        crop=crop,
+    )
     with torch.no_grad():
-        dim = int(visual.eval()(torch.zeros(1, 3, *crop)).shape[1])
+        dim = int(_pooled(visual.eval()(torch.zeros(1, 3, *crop))).shape[1])
     encoder = ClipImageEncoder(
         "clip", visual, settings, dim=dim, transform=transform, frames_per_row=1, spec=clip.spec
     )
@@ -174,19 +185,33 @@ def make_clip(options: Mapping[str, Any], quick_gelu: bool = False) -> Any:
     else.
     """
     if "architecture" in options:
-        try:
-            return open_clip.CLIP(**options["architecture"])
-        except (TypeError, AssertionError, RuntimeError) as error:
-            raise EncoderError(
-                "option architecture of clip: expected embed_dim, vision_cfg, text_cfg and "
-                f"optionally quick_gelu as open_clip has them ({error})"
-            ) from error
-    model = options.get("model", OPENAI_MODEL)
-    if model not in open_clip.list_models():
+        build, config = open_clip.CLIP, dict(options["architecture"])
+    else:
+        build, config = _open_clip_config(options.get("model", OPENAI_MODEL))
+        config["quick_gelu"] = quick_gelu or config.get("quick_gelu", False)
+    try:
+        return build(**config)
+    except (TypeError, AssertionError, RuntimeError, OSError) as error:
+        raise EncoderError(
+            f"open_clip cannot build the network ({error}); option architecture is expected to hold "
+            "embed_dim, vision_cfg, text_cfg and optionally quick_gelu as open_clip has them"
+        ) from error
+
+
+def _open_clip_config(model: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return the class and configuration of a model of open_clip, without its towers' own weights."""
+    config = open_clip.get_model_config(model)
+    if config is None:
         raise EncoderError(f"open_clip has no model {model!r}; open_clip.list_models() lists those it has")
-    return open_clip.create_model(
-        model, force_quick_gelu=quick_gelu, pretrained_image=False, pretrained_hf=False
-    )
+    if "timm_model_name" in config["vision_cfg"]:
+        config["vision_cfg"]["timm_model_pretrained"] = False
+    other_text = "hf_model_name" in config["text_cfg"]
+    if other_text:
+        config["text_cfg"]["hf_model_pretrained"] = False
+    custom = config.pop("custom_text", False) or other_text
+    if "multimodal_cfg" in config:
+        return open_clip.CoCa, config
+    return (open_clip.CustomTextCLIP if custom else open_clip.CLIP), config
 
 
 def _build(request: WeightsRequest, options: Mapping[str, Any]) -> _Clip:
