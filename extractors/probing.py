@@ -12,6 +12,7 @@ may open nothing but the file itself: `protocol_whitelist` and `format_whitelist
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import math
 import os
@@ -27,7 +28,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from mesm.extractors.encoder import VideoInfo
-from mesm.extractors.errors import ProbeError
+from mesm.extractors.errors import ProbeError, VideoChangedError
 
 CONTAINERS = "3g2,3gp,asf,avi,dv,f4v,flv,gif,m4a,matroska,mj2,mov,mp4,mpeg,mpegts,mxf,nut,ogg,rm,webm,wtv"
 """libavformat's demuxers that may be used: each reads one file and no other."""
@@ -44,6 +45,8 @@ MISSING_END_SHARE = 0.02
 """Share of the declared duration by which packets may end early."""
 
 _MAX_PIXEL_ASPECT = 10
+_HASH_BLOCK = 64 * 1024
+_HASH_BLOCKS = 16
 
 
 @dataclass
@@ -56,6 +59,45 @@ class _Packets:
     discarded: int
     end_s: float
     """End of the last packet of any stream, in seconds on the container's clock."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """Which content a file had."""
+
+    path: Path
+    size: int
+    """Bytes."""
+    modified_ns: int
+    quick_hash: str
+    """sha256 of the size and the content, or of 16 evenly spaced blocks of 64 KiB where that is more than 1 MiB."""
+
+    @classmethod
+    def of(cls, path: Path) -> SourceFile:
+        """Look at a file now, reading at most 1 MiB; ProbeError when it is no regular file with content."""
+        status = _refuse_irregular(path)
+        digest = hashlib.sha256(str(status.st_size).encode())
+        last_start = max(status.st_size - _HASH_BLOCK, 0)
+        try:
+            with open(path, "rb") as file:
+                for block in range(_HASH_BLOCKS):
+                    if status.st_size > _HASH_BLOCKS * _HASH_BLOCK:
+                        file.seek(last_start * block // (_HASH_BLOCKS - 1))
+                    digest.update(file.read(_HASH_BLOCK))
+        except OSError as error:
+            raise ProbeError(f"{path} cannot be read: {error.strerror}") from error
+        return cls(path, status.st_size, status.st_mtime_ns, digest.hexdigest())
+
+    def refuse_changed(self) -> None:
+        """Raise VideoChangedError when the file is no longer the one that was looked at."""
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            raise VideoChangedError(f"{self.path} vanished while it was read: {error.strerror}") from error
+        if (status.st_size, status.st_mtime_ns) != (self.size, self.modified_ns):
+            raise VideoChangedError(
+                f"{self.path} changed while it was read: {self.size} bytes before, {status.st_size} after"
+            )
 
 
 def probe(path: Path, on_progress: Callable[[], None] = lambda: None) -> VideoInfo:
@@ -107,7 +149,7 @@ def frame_rotation(frame: Any) -> int:
     return round((getattr(frame, "rotation", 0) or 0) / 90) * 90 % 360
 
 
-def _refuse_irregular(path: Path) -> None:
+def _refuse_irregular(path: Path) -> os.stat_result:
     """Refuse what is no regular file before any media library sees its name."""
     try:
         status = os.stat(path)
@@ -119,6 +161,7 @@ def _refuse_irregular(path: Path) -> None:
         raise ProbeError(f"{path}: expected a video file, found a folder, pipe or device")
     if status.st_size == 0:
         raise ProbeError(f"{path} is empty (0 bytes)")
+    return status
 
 
 def _is_cover(stream: Any) -> bool:
