@@ -12,7 +12,7 @@ import torch
 from mesm.datasets.annotations import Annotation
 from mesm.datasets.vocabulary import Vocabulary
 from mesm.datasets.word_vectors import WordVectors
-from mesm.model import Mesm, MesmConfig
+from mesm.model import Mesm
 from mesm.pipeline.baselines import WHOLE_VIDEO, fit_fixed_window
 from mesm.pipeline.batching import FrameTable, MomentData
 from mesm.pipeline.config import Config, config_from_plain

@@ -90,8 +90,9 @@ class EncodedText:
 
     @cached_property
     def _pieces(self) -> Mapping[int, str]:
-        import mesm.extractors  # noqa: F401  makes torchvision, which open_clip imports, load
         from open_clip.tokenizer import SimpleTokenizer
+
+        import mesm.extractors  # noqa: F401  makes torchvision, which open_clip imports, load
 
         return SimpleTokenizer().decoder
 

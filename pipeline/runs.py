@@ -70,6 +70,10 @@ class RunDirectory:
             replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         return path
 
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a JSON file of the run at once."""
+        return self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
     def save(self, which: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Publish a checkpoint: a reader finds the old one or the new one, never half of one."""
         path = self.checkpoint_path(which)

@@ -1,0 +1,5 @@
+"""`python -m mesm.pipeline`: the same as `mesm-pipeline`."""
+
+from mesm.pipeline.cli import main
+
+main()

@@ -1,0 +1,265 @@
+"""Find moments in a video file: encode it once, then ask as often as you like.
+
+    retriever = MomentRetriever.from_checkpoint("runs/a")
+    video = retriever.encode_video("kitchen.mp4")
+    for moment in retriever.ground(video, "a person opens the fridge", top_k=5).moments:
+        print(moment.start_s, moment.end_s, moment.score)
+
+A video with more feature rows than the network was trained on is searched in overlapping pieces of that length, so that
+an hour is looked at as closely as a minute; the pieces' answers are merged by non-maximum suppression.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mesm.datasets.shards import FeatureFolder
+from mesm.datasets.targets import prepare_video
+from mesm.extractors.encoder import VideoEncoder
+from mesm.extractors.errors import VideoError
+from mesm.extractors.weights import WeightSources
+from mesm.model import Batch, Layout
+from mesm.pipeline.config import Config
+from mesm.pipeline.console import say
+from mesm.pipeline.encoders import (
+    build_text_encoder,
+    build_video_encoders,
+    encoder_fingerprint,
+    feature_folder,
+)
+from mesm.pipeline.errors import PipelineError
+from mesm.pipeline.evaluation import TrainedModel, load_trained, refuse_other_features
+from mesm.pipeline.extraction import VideoItem, extract_videos
+from mesm.pipeline.postprocessing import non_maximum_suppression
+from mesm.pipeline.queries import LiveText, TextSource, VectorText
+from mesm.pipeline.runs import BEST, RunDirectory
+
+OVERLAP = 0.5
+"""Share of a piece that the next one of a long video repeats: a moment shorter than this lies whole in one of them."""
+MERGE_IOU = 0.7
+"""Answers of different pieces that overlap by more than this are one answer."""
+PIECES_PER_BATCH = 32
+SHORTEST_MOMENT_S = 0.01
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One answer."""
+
+    start_s: float
+    end_s: float
+    score: float
+    """Probability, 0 to 1, that this window is the moment."""
+
+
+@dataclass(frozen=True)
+class GroundingResult:
+    """Everything that the network says about one query and one video."""
+
+    query: str
+    moments: list[Moment]
+    """Best first."""
+    saliency: np.ndarray
+    """(rows,) float32: how well each row fits the query, in no particular unit."""
+    row_s: float
+    """Seconds of a row."""
+    words_cut: bool
+    """The query was longer than the network reads, and its end was left out."""
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """A video's features, ready for any number of queries."""
+
+    path: Path
+    duration_s: float
+    streams: tuple[np.ndarray, ...]
+    """(rows, dim) features of each encoder."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that all streams have."""
+        return min(len(stream) for stream in self.streams)
+
+    @property
+    def row_s(self) -> float:
+        """Seconds of a row."""
+        return self.duration_s / self.rows
+
+
+def find_checkpoint(given: Path | None) -> Path:
+    """Return the run to ground with: the given one, $MESM_CHECKPOINT, or the only one below runs/ and mesm-demo/."""
+    if given is not None:
+        return given
+    if os.environ.get("MESM_CHECKPOINT"):
+        return Path(os.environ["MESM_CHECKPOINT"])
+    found = sorted(
+        run for place in (Path("runs"), Path("mesm-demo")) if place.is_dir() for run in place.iterdir()
+        if RunDirectory(run).checkpoint_path(BEST).exists()
+    )  # fmt: skip
+    if len(found) == 1:
+        return found[0]
+    choices = f"; there are: {', '.join(map(str, found))}" if found else ""
+    raise PipelineError(
+        "no checkpoint was given: use --checkpoint RUN with the folder of a trained or imported run (`mesm-pipeline demo` "
+        f"or `train` makes one, `import-checkpoint` reads a released one){choices}"
+    )
+
+
+class MomentRetriever:
+    """A trained network with the encoders that its features came from."""
+
+    def __init__(self, trained: TrainedModel, encoders: Sequence[VideoEncoder], text: TextSource) -> None:
+        self.trained, self.encoders, self.text = trained, list(encoders), text
+        self.device = next(trained.model.parameters()).device
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the training."""
+        return self.trained.config
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, device: str | torch.device = "cpu", sources: WeightSources | None = None
+    ) -> MomentRetriever:
+        """Load a run directory, or a checkpoint file, and build its encoders.
+
+        Raises PipelineError when there is none, or when the encoders' weights make other features than it was trained
+        on, and the extractors' WeightsError when weights are not to be had.
+        """
+        device, sources = torch.device(device), sources or WeightSources()
+        trained = load_trained(Path(path), device)
+        config = trained.config
+        encoders = build_video_encoders(config, device, sources)
+        found = {encoder.name: encoder_fingerprint(encoder) for encoder in encoders}
+        text: TextSource
+        if config.features.text.encoder == "glove":
+            text = VectorText(trained.word_table(), config.features.text, config.dataset.max_words)
+            found["glove"] = trained.checkpoint.meta["fingerprints"].get("glove", "")
+        else:
+            encoder = build_text_encoder(config.features.text, device, sources)
+            text = LiveText(encoder, config.features.text, config.dataset.max_words)
+            found[encoder.name] = encoder_fingerprint(encoder)
+        try:
+            refuse_other_features(trained.checkpoint.meta["fingerprints"], found, trained.path)
+        except PipelineError as error:
+            # Imported features come from encoders whose fingerprint nobody knows; the configuration names them.
+            if "imported" not in trained.checkpoint.meta and not trained.checkpoint.meta.get("imported_features"):
+                raise
+            say(f"warning: {error}")
+        return cls(trained, encoders, text)
+
+    def encode_video(self, path: str | Path, cache: Path | None = None) -> EncodedVideo:
+        """Decode a video once and encode it with every encoder.
+
+        cache: a folder of features in which to look first and to keep the result. Raises a VideoError that says why the
+        file cannot be read.
+        """
+        if cache is not None:
+            return self._encode(Path(path), cache)
+        with tempfile.TemporaryDirectory(prefix="mesm-ground-") as folder:
+            return self._encode(Path(path), Path(folder))
+
+    def _encode(self, path: Path, root: Path) -> EncodedVideo:
+        folders = [feature_folder(root, encoder) for encoder in self.encoders]
+        item = VideoItem(path.stem, path)
+        extract = self.config.extract
+        summary = extract_videos(
+            [item], self.encoders, folders, workers=1, batch_size=extract.batch_size, device=self.device,
+            timeout_s=extract.timeout_s,
+        )  # fmt: skip
+        if summary.failed:
+            raise VideoError(summary.failed[0].message)
+        return read_encoded(path, item.video_id, folders)
+
+    @torch.inference_mode()
+    def ground(self, video: EncodedVideo, query: str, top_k: int = 5) -> GroundingResult:
+        """Answer a query: the `top_k` best windows.
+
+        A query longer than the network reads is cut, which the result says; an empty one is a PipelineError.
+        """
+        if not query.strip():
+            raise PipelineError("the query is empty; describe the moment in a sentence")
+        words = self.text.words(query.strip())
+        pieces = cut_pieces(video, self.config)
+        windows: list[np.ndarray] = []
+        saliency, count = np.zeros(video.rows, np.float32), np.zeros(video.rows, np.float32)
+        for start in range(0, len(pieces), PIECES_PER_BATCH):
+            some = pieces[start : start + PIECES_PER_BATCH]
+            output = self.trained.model(self._batch([frames for _, _, frames in some], words.vectors))
+            scores = output.logits[0].softmax(-1)[..., 0].cpu().numpy()
+            spans = output.spans[0].cpu().numpy()
+            for (first, rows, frames), score, span, frame_score in zip(
+                some, scores, spans, output.saliency.cpu().numpy(), strict=True
+            ):
+                windows.append(_windows(span, score, first * video.row_s, rows * video.row_s))
+                saliency[first : first + rows] += _stretch(frame_score[: len(frames)], rows)
+                count[first : first + rows] += 1
+        best = merge_windows(np.concatenate(windows), video.duration_s, single=len(pieces) == 1)
+        moments = [Moment(*(round(float(x), 4) for x in row)) for row in best[:top_k]]
+        cut = len(words.tokens) >= self.config.dataset.max_words
+        return GroundingResult(query, moments, saliency / np.maximum(count, 1), video.row_s, cut)
+
+    def _batch(self, pieces: Sequence[np.ndarray], words: np.ndarray) -> Batch:
+        n = len(pieces)
+        frames = Layout([len(piece) for piece in pieces], self.device)
+        vectors = torch.from_numpy(words).to(self.device)[None].expand(n, -1, -1)
+        return Batch(
+            video=torch.from_numpy(np.concatenate(pieces)).to(self.device),
+            frames=frames,
+            video_of_query=tuple(range(n)),
+            group_of_query=tuple(range(n)),
+            words=vectors,
+            words_mask=torch.ones(n, len(words), dtype=torch.bool, device=self.device),
+        )
+
+
+def read_encoded(path: Path, video_id: str, folders: Sequence[FeatureFolder]) -> EncodedVideo:
+    """Read a video's features back."""
+    duration = folders[0].record(video_id).duration_s
+    assert duration is not None
+    streams = tuple(np.array(folder.read(video_id)["features"]) for folder in folders)
+    return EncodedVideo(path, duration, streams)
+
+
+def cut_pieces(video: EncodedVideo, config: Config) -> list[tuple[int, int, np.ndarray]]:
+    """Cut a video into overlapping pieces of at most `max_rows` rows: first row, rows, and the network's input."""
+    size, rows = config.dataset.max_rows, video.rows
+    if rows <= size:
+        starts = [0]
+    else:
+        step = max(1, int(size * (1 - OVERLAP)))
+        starts = [*range(0, rows - size, step), rows - size]
+    pieces = []
+    for start in starts:
+        streams = [stream[start : min(start + size, rows)] for stream in video.streams]
+        pieces.append((start, len(streams[0]), prepare_video(streams, size, config.dataset.rows)))
+    return pieces
+
+
+def merge_windows(windows: np.ndarray, duration_s: float, single: bool) -> np.ndarray:
+    """Sort windows (n, 3) by score, keep them inside the video, and drop repeats of different pieces."""
+    windows = windows[np.argsort(-windows[:, 2], kind="stable")]
+    windows[:, :2] = windows[:, :2].clip(0, duration_s)
+    windows = windows[windows[:, 1] - windows[:, 0] >= SHORTEST_MOMENT_S]
+    if single or not len(windows):
+        return windows
+    return windows[non_maximum_suppression(windows[None], MERGE_IOU)[0]]
+
+
+def _windows(spans: np.ndarray, scores: np.ndarray, offset_s: float, length_s: float) -> np.ndarray:
+    centre, half = spans[:, 0].astype(np.float64), spans[:, 1].astype(np.float64) / 2
+    bounds = np.stack([centre - half, centre + half], axis=1).clip(0, 1) * length_s + offset_s
+    return np.concatenate([bounds, scores[:, None]], axis=1)
+
+
+def _stretch(values: np.ndarray, rows: int) -> np.ndarray:
+    """Spread the scores of pooled rows over the rows that they were pooled from."""
+    return values[(np.arange(rows) * len(values)) // rows]
