@@ -67,9 +67,7 @@ def fit_fixed_window(
         raise MetricsError("a fixed window is fitted on annotated queries, found none with a moment")
     counts = np.fromiter((len(a.moments) for a in answered), np.int64, len(answered))
     durations = np.array([query_duration(annotation, durations_s) for annotation in answered])
-    moments = (
-        np.array(list(chain.from_iterable(a.moments for a in answered))) / durations.repeat(counts)[:, None]
-    )
+    moments = np.array(list(chain.from_iterable(a.moments for a in answered))) / durations.repeat(counts)[:, None]
     firsts = np.concatenate([[0], counts.cumsum()[:-1]])
     edges = np.arange(GRID_STEPS + 1) / GRID_STEPS
     windows = np.stack([edges[i] for i in np.triu_indices(GRID_STEPS + 1, k=1)], axis=1)

@@ -152,9 +152,7 @@ def evaluate_predictions(
     predicted = _pack_windows([prediction.windows for prediction, _ in pairs], protocol.max_windows)
     truth = _pack_moments([annotation.moments for _, annotation in pairs])
     if not truth.present.any():
-        raise MetricsError(
-            f"none of the {len(pairs)} annotated queries has a moment: there is nothing to score"
-        )
+        raise MetricsError(f"none of the {len(pairs)} annotated queries has a moment: there is nothing to score")
     overlaps = temporal_iou(predicted.values[:, :, None, :2], truth.values[:, None, :, :])
     moments = {"full": _score_moments(predicted, truth.present, overlaps, protocol)}
     lengths = truth.values[..., 1] - truth.values[..., 0]
@@ -296,9 +294,7 @@ def _score_highlights(pairs: Sequence[tuple[Prediction, Annotation]]) -> dict[st
         return None
     truth, clips = _pack_judgements([annotation for _, annotation in judged])
     queries = np.arange(len(judged))
-    first = np.fromiter(
-        (scores.argmax() if len(scores) else 0 for scores in saliency), np.int64, len(saliency)
-    )
+    first = np.fromiter((scores.argmax() if len(scores) else 0 for scores in saliency), np.int64, len(saliency))
     chosen = truth[queries, :, np.minimum(first, truth.shape[2] - 1)].max(axis=1)
     chosen[first >= clips] = -1
     ranking = _pack_saliency(saliency, clips, truth.shape[2])
@@ -321,8 +317,7 @@ def _pack_judgements(annotations: Sequence[Annotation]) -> tuple[np.ndarray, np.
     annotators = {len(scores) for saliency, _ in judged for scores in saliency.scores}
     if len(annotators) != 1:
         raise MetricsError(
-            "highlight detection expects the same number of judgements for every clip, "
-            f"found {sorted(annotators)}"
+            f"highlight detection expects the same number of judgements for every clip, found {sorted(annotators)}"
         )
     lengths = [max(int(d / s.clip_len_s), max(s.clip_ids) + 1) for s, d in judged]
     clips = np.asarray(lengths)
@@ -342,9 +337,7 @@ def _pack_saliency(rows: Sequence[np.ndarray], clips: np.ndarray, most: int) -> 
     counts = np.minimum([len(row) for row in rows], clips)
     columns = np.arange(most)
     packed = np.where(columns < clips[:, None], 0.0, -np.inf)
-    packed[columns < counts[:, None]] = np.concatenate(
-        [row[:count] for row, count in zip(rows, counts, strict=True)]
-    )
+    packed[columns < counts[:, None]] = np.concatenate([row[:count] for row, count in zip(rows, counts, strict=True)])
     return packed
 
 

@@ -65,9 +65,7 @@ def load_predictions(path: Path) -> list[Prediction]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise PredictionError(
-            f"{path}: expected a file of predictions, one JSON object a line: {error}"
-        ) from error
+        raise PredictionError(f"{path}: expected a file of predictions, one JSON object a line: {error}") from error
     problems: list[str] = []
     predictions: list[Prediction] = []
     first_line: dict[str, int] = {}

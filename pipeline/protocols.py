@@ -50,9 +50,7 @@ class Protocol:
 
 PUBLISHED: Mapping[str, Protocol] = {
     "charades": Protocol("charades", max_s=150),
-    "tacos": Protocol(
-        "tacos", (0.1, 0.3, 0.5, 0.7), length_ranges=(SHORT, MIDDLE, LONG, SUPERLONG), max_s=1000
-    ),
+    "tacos": Protocol("tacos", (0.1, 0.3, 0.5, 0.7), length_ranges=(SHORT, MIDDLE, LONG, SUPERLONG), max_s=1000),
     "qvhighlights": Protocol("qvhighlights", max_s=150),
 }
 """What was published for each family of datasets; the rounding follows the features' clip length."""

@@ -23,9 +23,7 @@ class MetricsTable:
 
     def cells(self) -> list[list[str]]:
         """Return each row as text: its name, then its figures."""
-        return [
-            [name, *(MISSING if f is None else f"{f:.2f}" for f in figures)] for name, figures in self.rows
-        ]
+        return [[name, *(MISSING if f is None else f"{f:.2f}" for f in figures)] for name, figures in self.rows]
 
 
 def metrics_table(scores: Mapping[str, Scores]) -> MetricsTable:

@@ -8,7 +8,7 @@ from mesm.datasets.publishing import replace_file
 
 
 def publish_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file in one step, its folder too; raises FeatureError when the disk is full or unwritable."""
+    """Write a UTF-8 file in one step, its folder too; FeatureError when the disk is full or unwritable."""
 
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")

@@ -194,9 +194,7 @@ def _draw_kinds(rng: np.random.Generator) -> tuple[list[str], list[float]]:
     return kinds, [float(length) for length in rng.uniform(3, 6, 2)]
 
 
-def _place(
-    rng: np.random.Generator, colour: str, shape: str, phases: tuple[Phase, ...], others: list[Actor]
-) -> Actor:
+def _place(rng: np.random.Generator, colour: str, shape: str, phases: tuple[Phase, ...], others: list[Actor]) -> Actor:
     """Of several random tracks take the one that is least in the way of the other actors."""
     candidates = [_random_actor(rng, colour, shape, phases) for _ in range(8)]
     return min(candidates, key=lambda actor: sum(_crowding(actor, other) for other in others))

@@ -18,7 +18,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -71,8 +71,8 @@ def generate_corpus(
     with write_errors(paths.videos):
         paths.videos.mkdir(exist_ok=True)
     scenes = [plan_scene(index, seed) for index in range(videos)]
-    publish_text(paths.scenes, "".join(json.dumps(_scene_record(scene)) + "\n" for scene in scenes))
-    publish_text(paths.annotations, "".join(json.dumps(r) + "\n" for s in scenes for r in annotation_records(s)))
+    publish_text(paths.scenes, _json_lines(_scene_record(scene) for scene in scenes))
+    publish_text(paths.annotations, _json_lines(r for scene in scenes for r in annotation_records(scene)))
     remove_stale_temporaries(paths.videos)
     missing = [i for i, scene in enumerate(scenes) if not _video_path(paths.videos, scene).exists()]
     done = videos - len(missing)
@@ -320,6 +320,10 @@ def _scene_record(scene: Scene) -> dict[str, object]:
         "distractors": [{"colour": actor.colour, "shape": actor.shape} for actor in scene.distractors],
         "query_kinds": [query.kind for query in scene.queries],
     }
+
+
+def _json_lines(records: Iterable[dict[str, object]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def _claim_folder(marker: Path, seed: int) -> None:

@@ -22,16 +22,12 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "golden_metrics.json").r
 SETTINGS = sorted(GOLDEN)
 
 
-def annotation(
-    query_id: int, moments: list[list[float]], duration_s: float = 150.0, **more: Any
-) -> Annotation:
+def annotation(query_id: int, moments: list[list[float]], duration_s: float = 150.0, **more: Any) -> Annotation:
     windows = tuple((float(start), float(end)) for start, end in moments)
     return Annotation(query_id, f"v{query_id}", "a query", windows, duration_s, more.get("saliency"), "test")
 
 
-def prediction(
-    query_id: int | str, windows: list[list[float]], saliency: list[float] | None = None
-) -> Prediction:
+def prediction(query_id: int | str, windows: list[list[float]], saliency: list[float] | None = None) -> Prediction:
     scores = None if saliency is None else np.array(saliency)
     return Prediction(query_id, "a query", f"v{query_id}", np.array(windows, float).reshape(-1, 3), scores)
 
