@@ -109,19 +109,13 @@ def table_html(table: MetricsTable, caption: str) -> str:
 
 def image_tag(picture: np.ndarray, alternative: str) -> str:
     """Return an img element that holds the picture (height, width, 3) uint8 itself, shrunk, as a JPEG."""
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    if image.height > THUMBNAIL_HEIGHT:
+        image = image.resize((max(1, round(image.width * THUMBNAIL_HEIGHT / image.height)), THUMBNAIL_HEIGHT))
     content = io.BytesIO()
-    Image.fromarray(shrink(picture)).save(content, format="JPEG", quality=JPEG_QUALITY)
+    image.save(content, format="JPEG", quality=JPEG_QUALITY)
     encoded = base64.b64encode(content.getvalue()).decode("ascii")
     return f'<img alt="{escape(alternative)}" src="data:image/jpeg;base64,{encoded}">'
-
-
-def shrink(picture: np.ndarray) -> np.ndarray:
-    """Scale a picture (height, width, 3) uint8 down to THUMBNAIL_HEIGHT rows if it is taller."""
-    height, width = picture.shape[:2]
-    if height <= THUMBNAIL_HEIGHT:
-        return np.ascontiguousarray(picture)
-    size = (max(1, round(width * THUMBNAIL_HEIGHT / height)), THUMBNAIL_HEIGHT)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize(size))
 
 
 def seconds_text(seconds: float) -> str:

@@ -18,12 +18,9 @@ from PIL import Image
 from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.report import GroundingFigure, best_iou, render_page, write_grounding_page
 from mesm.pipeline.report_charts import line_chart, sparkline
-from mesm.pipeline.report_page import nice_step, seconds_text
+from mesm.pipeline.report_page import image_tag, nice_step, seconds_text
 from mesm.pipeline.report_run import write_run_report
 from mesm.pipeline.tables import MetricsTable
-from mesm.pipeline.thumbnails import read_thumbnails
-from mesm.tools.demo_scenes import plan_scene
-from mesm.tools.demo_videos import draw_scene, write_video
 
 VOID = {"meta", "img", "br", "line", "circle", "path", "polyline", "polygon"}
 TABLE = MetricsTable(("R1@0.5", "mIoU"), (("ours", (61.234, 50.0)), ("whole <video>", (4.0, None))))
@@ -149,24 +146,17 @@ def test_overlap_is_that_of_the_best_answer_with_its_best_moment() -> None:
     assert best_iou(figure(windows=[])) is None
 
 
+def test_large_frames_are_shrunk() -> None:
+    html = image_tag(np.zeros((720, 1280, 3), np.uint8), "frame")
+    content = base64.b64decode(html.split("base64,")[1].split('"')[0])
+    assert Image.open(io.BytesIO(content)).size == (284, 160)
+
+
 def test_the_page_is_written_with_its_folder(tmp_path: Path) -> None:
     out = tmp_path / "new" / "page.html"
     write_grounding_page(out, "t", "s", [figure()])
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
     Outline(out.read_text())
-
-
-def test_thumbnails_are_the_frames_at_their_times(tmp_path: Path) -> None:
-    scene = plan_scene(0, 0)
-    write_video(scene, tmp_path / "v.mp4")
-    thumbnails = read_thumbnails(tmp_path / "v.mp4", count=5)
-    frames = list(draw_scene(scene))
-    for number, (time, picture) in enumerate(thumbnails):
-        assert time == pytest.approx((number + 0.5) * scene.duration_s / 5, abs=1 / float(scene.fps))
-        drawn = frames[round(time * float(scene.fps))]
-        resized = Image.fromarray(drawn).resize(picture.shape[1::-1])
-        assert np.abs(np.asarray(resized, int) - picture).mean() < 12
-    assert len(thumbnails) == 5
 
 
 def write_run(folder: Path, epochs: int) -> list[dict[str, Any]]:
