@@ -163,7 +163,7 @@ class _Worker:
 class DecodePool:
     """Up to `workers` processes that probe and decode videos; a context manager."""
 
-    def __init__(self, workers: int = 1, *, timeout_s: float = 60.0, threads: int | None = None) -> None:
+    def __init__(self, workers: int = 1, *, timeout_s: float = 60.0, threads: int = 1) -> None:
         """Prepare a pool; processes start when they are first needed.
 
         `timeout_s`: seconds without a new frame after which a video is given up. `threads`: decoder threads
@@ -171,7 +171,7 @@ class DecodePool:
         """
         self.workers = workers
         self.timeout_s = timeout_s
-        self.threads = threads or max(1, (os.cpu_count() or 1) // workers)
+        self.threads = threads
         self._workers: list[_Worker] = []
         self._jobs: set[int] = set()
         self._events: deque[tuple[Event, _Worker | None, _Job, int]] = deque()
