@@ -90,11 +90,9 @@ class EncodedText:
 
     @cached_property
     def _pieces(self) -> Mapping[int, str]:
-        from open_clip.tokenizer import SimpleTokenizer
+        from mesm.extractors.clip import token_pieces
 
-        import mesm.extractors  # noqa: F401  makes torchvision, which open_clip imports, load
-
-        return SimpleTokenizer().decoder
+        return token_pieces()
 
     def make_vocabulary(self, queries: Sequence[str], annotations: Path | None) -> Vocabulary:
         """Return the published counts of CLIP's ids when the annotations have them, else count."""
