@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mesm.datasets.faults import FAULT_VARIABLE
 from mesm.datasets.publishing import PUBLISH_STEPS
 from mesm.datasets.shards import FeatureFolder
 
-PREAMBLE = """
-import sys
+SERVER = """
+import json, os, sys
 from pathlib import Path
 import numpy as np
 from mesm.datasets.shards import FeatureFolder
 
-root = Path(sys.argv[1])
+for line in sys.stdin:
+    request = json.loads(line)
+    process = os.fork()
+    if process == 0:
+        os.environ["MESM_FAULT"] = request["fault"]
+        sys.stdout = open(request["output"], "a")
+        exec(request["program"], {**globals(), "root": Path(request["root"])})
+        sys.stdout.flush()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+PREAMBLE = """
 videos = {f"v{n}": np.random.default_rng(n).standard_normal((n + 2, 8)).astype(np.float16) for n in range(8)}
 folder = FeatureFolder.create_or_open(root, "clip", {"mode": "clean"})
 """
@@ -47,22 +58,47 @@ FOLDER_POINTS = ["folder:created", "folder:synced", *(f"fingerprint:{step}" for 
 SHARD_POINTS = [f"shard:{step}" for step in PUBLISH_STEPS]
 
 
-def run(root: Path, program: str, fault: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, FAULT_VARIABLE: fault}
-    command = [sys.executable, "-c", PREAMBLE + program, str(root)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+class Runner:
+    """Runs programs in processes that may be killed, forked from one that has imported everything."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def killed(self, root: Path, program: str, fault: str) -> list[str]:
+        """Run a program that a write point kills; return the lines that it printed."""
+        status, lines = self._run(root, program, fault)
+        assert status == -signal.SIGKILL, f"{fault} was not passed"
+        return lines
+
+    def through(self, root: Path, program: str) -> list[str]:
+        """Run a program to its end; return the lines that it printed."""
+        status, lines = self._run(root, program, "")
+        assert status == 0
+        return lines
+
+    def close(self) -> None:
+        """End the process, and wait for its end."""
+        self._process.communicate()
+
+    def _run(self, root: Path, program: str, fault: str) -> tuple[int, list[str]]:
+        self._output.write_text("")
+        request = {"program": PREAMBLE + program, "root": str(root), "fault": fault, "output": str(self._output)}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        status = int(self._process.stdout.readline())
+        return status, self._output.read_text().splitlines()
 
 
-def run_killed(root: Path, program: str, fault: str) -> str:
-    result = run(root, program, fault)
-    assert result.returncode == -signal.SIGKILL, (fault, result.stderr)
-    return result.stdout
-
-
-def run_through(root: Path, program: str) -> str:
-    result = run(root, program)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    runner = Runner(tmp_path_factory.mktemp("runner") / "output")
+    yield runner
+    runner.close()
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -77,29 +113,29 @@ def features(root: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("written")
-    run_through(root, WRITE)
+    runner.through(root, WRITE)
     return root
 
 
 @pytest.mark.parametrize("point", [*FOLDER_POINTS, *SHARD_POINTS, "shard:half-written:3", "shard:renamed:4"])
 def test_a_killed_writer_started_again_leaves_the_same_bytes(
-    tmp_path: Path, written: Path, point: str
+    runner: Runner, tmp_path: Path, written: Path, point: str
 ) -> None:
-    made = run_killed(tmp_path, WRITE, point) + run_through(tmp_path, WRITE)
+    made = runner.killed(tmp_path, WRITE, point) + runner.through(tmp_path, WRITE)
     assert files(tmp_path) == files(written)
-    again = len(made.splitlines()) - 8
+    again = len(made) - 8
     assert again <= 2, "no more than the last flush interval is made twice"
     (folder,) = FeatureFolder.all_in(tmp_path)
     assert folder.verify() == []
 
 
 @pytest.fixture(scope="module")
-def revised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def revised(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight shards: four of two videos, then four that revise a video each; the first counts no longer."""
     root = tmp_path_factory.mktemp("revised")
-    run_through(root, WRITE + REVISE)
+    runner.through(root, WRITE + REVISE)
     return root
 
 
@@ -120,11 +156,11 @@ def revised(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "shard:renamed:2",
     ],
 )
-def test_a_killed_compaction_changes_no_feature(tmp_path: Path, revised: Path, point: str) -> None:
+def test_a_killed_compaction_changes_no_feature(runner: Runner, tmp_path: Path, revised: Path, point: str) -> None:
     root = Path(shutil.copytree(revised, tmp_path / "features"))
-    run_killed(root, COMPACT, point)
+    runner.killed(root, COMPACT, point)
     assert features(root) == features(revised)
-    run_through(root, COMPACT)
+    runner.through(root, COMPACT)
     assert features(root) == features(revised)
     (folder,) = FeatureFolder.all_in(root)
     assert folder.verify() == []
@@ -132,18 +168,16 @@ def test_a_killed_compaction_changes_no_feature(tmp_path: Path, revised: Path, p
     assert list(folder.path.glob(".tmp-*")) == []
 
 
-@pytest.mark.parametrize(
-    "point", ["shard:half-written", "shard:renamed", "verify:rescued", "verify:set-aside"]
-)
-def test_a_killed_repair_loses_only_what_was_damaged(tmp_path: Path, written: Path, point: str) -> None:
+@pytest.mark.parametrize("point", ["shard:half-written", "shard:renamed", "verify:rescued", "verify:set-aside"])
+def test_a_killed_repair_loses_only_what_was_damaged(runner: Runner, tmp_path: Path, written: Path, point: str) -> None:
     root = Path(shutil.copytree(written, tmp_path / "features"))
     (folder,) = FeatureFolder.all_in(root)
     shard = folder.path / "shard-000001.safetensors"
     content = bytearray(shard.read_bytes())
     content[content.index(features(written)["v2"])] ^= 1
     shard.write_bytes(content)
-    run_killed(root, REPAIR, point)
-    made = run_through(root, REPAIR + WRITE)
-    assert made.splitlines() == ["made v2"]
+    runner.killed(root, REPAIR, point)
+    made = runner.through(root, REPAIR + WRITE)
+    assert made == ["made v2"]
     assert features(root) == features(written)
     assert FeatureFolder.open(folder.path).verify() == []
