@@ -18,8 +18,9 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ MISSING_END_S = 0.5
 MISSING_END_SHARE = 0.02
 """Share of the declared duration by which packets may end early."""
 
+LARGEST_STEP_BACK_S = 0.5
+"""Seconds by which decoding times may run backwards; joined or damaged files exceed it."""
+
+_DECORD_MIN_SIDE = 32
 _MAX_PIXEL_ASPECT = 10
 _HASH_BLOCK = 64 * 1024
 _HASH_BLOCKS = 16
@@ -51,14 +56,48 @@ _HASH_BLOCKS = 16
 
 @dataclass
 class _Packets:
-    """What demuxing the whole file collects about the video stream, in ticks of its time base."""
+    """What demuxing the whole file collects about the video stream."""
 
-    timestamps: np.ndarray
-    last_duration: int
-    in_order: bool
-    discarded: int
-    end_s: float
+    times: list[int] = field(default_factory=list)
+    """Presentation times in the order of decoding, in ticks of the stream's time base."""
+    durations: list[int] = field(default_factory=list)
+    plain: bool = True
+    """Decoding times only increase, and no packet is damaged or cut away by an edit list."""
+    step_back: int = 0
+    """Largest step back of decoding times, in ticks."""
+    end_s: float = 0.0
     """End of the last packet of any stream, in seconds on the container's clock."""
+    _latest: int | None = None
+
+    def add(self, packet: Any, time: int) -> None:
+        """Take note of a packet of the video stream that is presented at `time`."""
+        if packet.is_discard:
+            self.plain = False
+            return
+        self.times.append(time)
+        self.durations.append(packet.duration or 0)
+        if packet.dts is not None:
+            if self._latest is not None and packet.dts <= self._latest:
+                self.plain = False
+                self.step_back = max(self.step_back, self._latest - packet.dts)
+            self._latest = packet.dts
+        self.plain = self.plain and not packet.is_corrupt
+
+    @cached_property
+    def timestamps(self) -> np.ndarray:
+        """Presentation times in ascending order, from 0."""
+        times = np.sort(np.array(self.times, dtype=np.int64))
+        return times - times[0]
+
+    @property
+    def last_duration(self) -> int:
+        """Ticks for which the last frame is presented; 0 when that is not known."""
+        return self.durations[int(np.argmax(self.times))]
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether the first packet is the first frame, each frame has a time of its own, and all is plain."""
+        return self.plain and self.times[0] == min(self.times) and bool(np.all(np.diff(self.timestamps) > 0))
 
 
 @dataclass(frozen=True)
@@ -111,7 +150,7 @@ def probe(path: Path, on_progress: Callable[[], None] = lambda: None) -> VideoIn
     with open_container(path) as container:
         stream = video_stream(container, path)
         packets = _read_packets(container, stream, path, on_progress)
-        _refuse_truncated(container, stream, packets, path)
+        _refuse_damaged(container, stream, packets, path)
         return _describe(path, container, stream, frame, packets)
 
 
@@ -128,6 +167,8 @@ def open_container(path: Path) -> Any:
 def video_stream(container: Any, path: Path) -> Any:
     """Return the first stream of moving pictures; cover art is none. Raises ProbeError when there is none."""
     streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+    if streams and streams[0].codec_context is None:
+        raise ProbeError(f"{path}: its video is coded in a way that nothing here can decode")
     if streams:
         return streams[0]
     found = ", ".join(stream.type for stream in container.streams) or "nothing"
@@ -184,48 +225,52 @@ def _first_frame(container: Any, stream: Any, path: Path) -> Any:
 
 
 def _read_packets(container: Any, stream: Any, path: Path, on_progress: Callable[[], None]) -> _Packets:
-    times: list[int] = []
-    durations: list[int] = []
-    discarded, end_s = 0, 0.0
+    packets = _Packets()
     try:
-        for packet in container.demux():
+        # Naming the streams leaves out those that damaged data makes up on the way.
+        for packet in container.demux(*container.streams):
             on_progress()
             time = packet.pts if packet.pts is not None else packet.dts
-            if time is None:
+            if time is None or not packet.size:
                 continue
-            end_s = max(end_s, float((time + (packet.duration or 0)) * packet.time_base))
-            if packet.stream.index != stream.index or packet.size == 0:
-                continue
-            if packet.is_discard:
-                discarded += 1
-                continue
-            times.append(time)
-            durations.append(packet.duration or 0)
-    except FFmpegError as error:
+            packets.end_s = max(packets.end_s, float((time + (packet.duration or 0)) * packet.time_base))
+            if packet.stream.index == stream.index:
+                packets.add(packet, time)
+    except (FFmpegError, IndexError) as error:
         raise ProbeError(f"{path} cannot be read to its end: {_reason(error)}") from error
-    if not times:
-        raise ProbeError(f"{path}: its {stream.codec_context.name} video stream holds no frame")
-    order = np.argsort(np.array(times), kind="stable")
-    ordered = np.array(times, dtype=np.int64)[order]
-    unique = bool(np.all(np.diff(ordered) > 0))
-    return _Packets(ordered - ordered[0], durations[order[-1]], unique, discarded, end_s)
+    if not packets.times:
+        raise ProbeError(f"{path}: its {stream.codec_context.name} video stream holds no frame with a time")
+    return packets
 
 
-def _refuse_truncated(container: Any, stream: Any, packets: _Packets, path: Path) -> None:
-    """Compare the packets' end with what the header declares for the stream, or else for the whole file."""
-    if stream.duration:
-        declared = float(stream.duration * stream.time_base)
-        found = float((int(packets.timestamps[-1]) + packets.last_duration) * stream.time_base)
-    elif container.duration:
-        declared = container.duration / av.time_base
-        found = packets.end_s - (container.start_time or 0) / av.time_base
-    else:
-        return
-    if declared - found > max(MISSING_END_S, MISSING_END_SHARE * declared):
+def _refuse_damaged(container: Any, stream: Any, packets: _Packets, path: Path) -> None:
+    """Compare the packets' end with what the header declares, and refuse times that run backwards."""
+    declared, found = _declared_end(container, stream, packets)
+    if declared - found > _end_tolerance(declared):
         raise ProbeError(
-            f"{path} declares {declared:.2f} s of video, but its frames end at {found:.2f} s: truncated or"
-            " damaged; get the whole file, or remux it to accept what is there (ffmpeg -i FILE -c copy NEW)"
+            f"{path} declares {declared:.2f} s of video, but its frames end at {found:.2f} s: truncated or "
+            "damaged; get the whole file, or remux it to accept what is there (ffmpeg -i FILE -c copy NEW)"
         )
+    step_back = float(packets.step_back * stream.time_base)
+    if step_back > LARGEST_STEP_BACK_S:
+        raise ProbeError(
+            f"{path}: its times run {step_back:.2f} s backwards, so it was joined of several files or is damaged; "
+            "encode it anew (ffmpeg -i FILE NEW)"
+        )
+
+
+def _declared_end(container: Any, stream: Any, packets: _Packets) -> tuple[float, float]:
+    """Return where the header says that the video ends, or else the file, and where its packets do, in seconds."""
+    if stream.duration:
+        found = int(packets.timestamps[-1]) + packets.last_duration
+        return float(stream.duration * stream.time_base), float(found * stream.time_base)
+    if container.duration:
+        return container.duration / av.time_base, packets.end_s
+    return packets.end_s, packets.end_s
+
+
+def _end_tolerance(declared: float) -> float:
+    return max(MISSING_END_S, MISSING_END_SHARE * declared)
 
 
 def _describe(path: Path, container: Any, stream: Any, frame: Any, packets: _Packets) -> VideoInfo:
@@ -234,9 +279,16 @@ def _describe(path: Path, container: Any, stream: Any, frame: Any, packets: _Pac
     last = packets.last_duration or max(1, round(1 / (fps * time_base)))
     rotation = frame_rotation(frame)
     width, height = display_size(frame.width, frame.height, stream.sample_aspect_ratio, rotation)
-    untouched = rotation == 0 and (width, height) == (frame.width, frame.height)
     container_name = container.format.name.split(",")[0]
     codec = stream.codec_context.codec.canonical_name
+    trusted = (
+        container_name in DECORD_CONTAINERS
+        and codec in DECORD_CODECS
+        and _suits_decord(container, stream, frame, packets)
+        # decord shows the picture as it is coded, neither turned nor with square pixels.
+        and rotation == 0
+        and (width, height) == (frame.width, frame.height)
+    )
     return VideoInfo(
         path=path,
         width=width,
@@ -248,25 +300,25 @@ def _describe(path: Path, container: Any, stream: Any, frame: Any, packets: _Pac
         codec=codec,
         container=container_name,
         rotation=rotation,
-        decoder=_choose_decoder(container_name, codec, frame.format.name, untouched, packets),
+        decoder="decord" if trusted else "pyav",
     )
 
 
-def _choose_decoder(container: str, codec: str, pixels: str, untouched: bool, packets: _Packets) -> str:
-    """Say which decoder may be trusted with a file; decord is checked again when it opens it.
+def _suits_decord(container: Any, stream: Any, frame: Any, packets: _Packets) -> bool:
+    """Say whether decord may be trusted with a stream; it is checked again when it has opened the file.
 
-    `untouched`: the picture is shown as it is coded. decord applies neither rotation nor pixel aspect.
+    Nothing may depend on which of several streams it picks, on times that contradict one another, or on
+    frames that are coded but not shown; and it tears pictures narrower than its row alignment.
     """
-    trusted = (
-        container in DECORD_CONTAINERS
-        and codec in DECORD_CODECS
-        and pixels in DECORD_PIXEL_FORMATS
-        and untouched
-        and packets.in_order
-        and packets.discarded == 0
+    declared, found = _declared_end(container, stream, packets)
+    return (
+        frame.format.name in DECORD_PIXEL_FORMATS
+        and min(frame.width, frame.height) >= _DECORD_MIN_SIDE
+        and len(container.streams.video) == 1
+        and packets.ordinary
+        and found - declared <= _end_tolerance(declared)
         and importlib.util.find_spec("decord") is not None
     )
-    return "decord" if trusted else "pyav"
 
 
 def _frame_rate(stream: Any, timestamps: np.ndarray, time_base: Fraction) -> Fraction:
@@ -287,5 +339,5 @@ def _rates(stream: Any) -> Iterable[Fraction]:
     return (rate for rate in rates if rate and math.isfinite(rate) and rate > 0)
 
 
-def _reason(error: FFmpegError) -> str:
-    return (error.strerror or str(error)).rstrip(".")
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).rstrip(".")

@@ -16,6 +16,7 @@ more often than `missing_limit` allows, the stream raises DecodeError.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -60,7 +61,7 @@ class FrameStream:
         """Stand for the frames of `info`; use `open_stream`."""
         self.info = info
         self.missing = 0
-        """Frames so far that could not be decoded and show the picture before."""
+        """Frames so far that could not be decoded, and show the picture before, or came damaged."""
 
     def pictures(self, wanted: Collection[int] | None = None) -> Iterator[tuple[int, Picture | None]]:
         """Yield (frame number, picture) for every frame; the picture is None for frames not in `wanted`."""
@@ -126,10 +127,10 @@ class DecordStream(FrameStream):
 
         decord.logging.set_level(decord.logging.QUIET)
         try:
-            reader = decord.VideoReader(str(info.path), ctx=decord.cpu(0), num_threads=threads)
+            reader = decord.VideoReader(os.path.abspath(info.path), ctx=decord.cpu(0), num_threads=threads)
             count = len(reader)
             starts = reader.get_frame_timestamp(np.arange(count))[:, 0] if count == info.frame_count else None
-        except decord.DECORDError:
+        except (decord.DECORDError, RuntimeError, UnicodeEncodeError):
             return None
         if starts is None:
             return None
@@ -180,6 +181,9 @@ class PyavStream(FrameStream):
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = threads
         self._converter = _Converter(info)
+        self._counted = info.container in _COUNTED_CONTAINERS
+        if self._counted:
+            self.missing = max(0, self._stream.frames - info.frame_count)
         self._origin: int | None = None
         self._last_error = "the file ends early"
 
@@ -191,7 +195,8 @@ class PyavStream(FrameStream):
             if not expected <= number < self.info.frame_count:
                 continue
             picture = _PyavPicture(frame, self._converter)
-            self._count_missing(number - expected, self._last_error)
+            damaged = number - expected + bool(frame.is_corrupt)
+            self._count_missing(damaged, "damaged data" if frame.is_corrupt else self._last_error)
             for held in range(expected, number):
                 yield held, (shown or picture) if wanted is None or held in wanted else None
             yield number, picture if wanted is None or number in wanted else None
@@ -227,17 +232,16 @@ class PyavStream(FrameStream):
             self._origin = time if self._origin is None else min(self._origin, time)
 
     def _number(self, frame: Any, expected: int) -> int:
-        """Return a decoded frame's number by its presentation time, or by counting where it has none."""
-        if self.info.container in _COUNTED_CONTAINERS or frame.pts is None or self._origin is None:
+        """Return a decoded frame's number by its presentation time, or by counting where it has none.
+
+        A frame at a time that the probe did not see has number -1.
+        """
+        if self._counted or frame.pts is None or self._origin is None:
             return expected
-        time = frame.pts - self._origin
-        number = int(np.searchsorted(self.info.timestamps, time))
-        exact = number < self.info.frame_count and self.info.timestamps[number] == time
-        if not exact:
-            return expected
+        timestamps, time = self.info.timestamps, frame.pts - self._origin
+        first, behind = np.searchsorted(timestamps, time, "left"), np.searchsorted(timestamps, time, "right")
         # Frames that share one presentation time follow one another.
-        repeats = expected > number and self.info.timestamps[min(expected, self.info.frame_count - 1)] == time
-        return expected if repeats else number
+        return int(max(first, min(expected, behind - 1))) if first < behind else -1
 
 
 class _PyavPicture:
