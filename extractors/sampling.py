@@ -47,7 +47,7 @@ def exact_duration(info: VideoInfo) -> Fraction:
     return round(Fraction(info.duration_s) / info.time_base) * info.time_base
 
 
-def row_count(info: VideoInfo, clip_len_s: float) -> int:
+def row_count(info: VideoInfo, clip_len_s: float | Fraction) -> int:
     """Return how many rows a clean table has: duration / clip_len rounded half up, at least 1.
 
     So every clip's centre lies inside the video, and encoders of one clip length have equally many rows.
@@ -64,9 +64,7 @@ def image_rows(info: VideoInfo, clip_len_s: float, mode: SamplingMode = "clean")
     """
     clip_len = exact_seconds(clip_len_s)
     if mode == "clean":
-        rows = row_count(info, clip_len_s)
-        centres = [(2 * row + 1) * clip_len / 2 for row in range(rows)]
-        return frames_before(info, centres)[:, None]
+        return frames_before(info, _centres(info, clip_len))[:, None]
     frames = resampled_frames(info, 1 / parity_row_length(info, clip_len_s))
     return _at_least_one(frames)[:, None]
 
@@ -92,8 +90,7 @@ def clip_rows(
     clip_len, span = exact_seconds(clip_len_s), exact_seconds(span_s)
     half_parts = range(1 - frames_per_row, frames_per_row, 2)
     offsets = [span * part / (2 * frames_per_row) for part in half_parts]
-    centres = [(2 * row + 1) * clip_len / 2 for row in range(row_count(info, clip_len_s))]
-    return _table(info, centres, offsets)
+    return _table(info, _centres(info, clip_len), offsets)
 
 
 def window_rows(info: VideoInfo, clip_len_s: float, frames_per_row: int) -> np.ndarray:
@@ -169,6 +166,12 @@ def resampled_frames(info: VideoInfo, rate: Fraction) -> np.ndarray:
 def frames_before(info: VideoInfo, times: Sequence[Fraction]) -> np.ndarray:
     """Return the (n,) int64 frame of each time in seconds: the last one presented before it, or frame 0."""
     return _table(info, times, [Fraction(0)])[:, 0]
+
+
+def _centres(info: VideoInfo, clip_len: Fraction) -> list[Fraction]:
+    """Return the centre of every clip in seconds; of a video shorter than a clip, its own centre."""
+    length = min(clip_len, exact_duration(info))
+    return [row * clip_len + length / 2 for row in range(row_count(info, clip_len))]
 
 
 def _table(info: VideoInfo, starts: Sequence[Fraction], offsets: Sequence[Fraction]) -> np.ndarray:

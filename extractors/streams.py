@@ -10,8 +10,9 @@ others. Both give the frames that ffmpeg gives, bit for bit. A decoder is added 
 FrameStream, in `probing` as a name that `VideoInfo.decoder` may hold, and in the contract tests as one more
 parameter.
 
-Frames that cannot be decoded are shown as a player shows them: the picture before stays. When that happens
-more often than `missing_limit` allows, the stream raises DecodeError.
+Frames that cannot be decoded are shown as a player shows them: the picture before stays. When these and the
+frames that PyAV marks as damaged are more than `missing_limit` allows, the stream raises DecodeError. decord
+conceals damage without a word, or stops.
 """
 
 from __future__ import annotations
@@ -148,8 +149,7 @@ class DecordStream(FrameStream):
             try:
                 picture = _DecordPicture(self._reader.next())
             except (decord.DECORDError, StopIteration) as error:
-                reason = str(error).splitlines()[0] if str(error) else "no more frames"
-                raise DecodeError(f"{self.info.path}: decord stopped at frame {number}: {reason}") from error
+                raise DecodeError(f"{self.info.path}: decord stopped at frame {number}") from error
             yield number, picture if wanted is None or number in wanted else None
 
     def close(self) -> None:
