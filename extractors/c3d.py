@@ -168,9 +168,7 @@ def _mean_cube(choice: str | None, weights: Weights, request: WeightsRequest) ->
     elif Path(choice).is_file():
         file = WeightsFile(Path(choice), file_sha256(Path(choice)))
     else:
-        raise EncoderError(
-            f"option mean_cube of c3d is {choice!r}; expected a .binaryproto file, or channels"
-        )
+        raise EncoderError(f"option mean_cube of c3d is {choice!r}; expected a .binaryproto file, or channels")
     cube = read_mean_cube(file.path)
     if tuple(cube.shape) != _CUBE_SHAPE:
         raise WeightsError(f"{file.path} holds a mean of shape {tuple(cube.shape)}; expected {_CUBE_SHAPE}")

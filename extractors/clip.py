@@ -148,17 +148,13 @@ def build_image_encoder(
     )
     with torch.no_grad():
         dim = int(_pooled(visual.eval()(torch.zeros(1, 3, *crop))).shape[1])
-    encoder = ClipImageEncoder(
-        "clip", visual, settings, dim=dim, transform=transform, frames_per_row=1, spec=clip.spec
-    )
+    encoder = ClipImageEncoder("clip", visual, settings, dim=dim, transform=transform, frames_per_row=1, spec=clip.spec)
     encoder.mean = tuple(clip.pretrained.get("mean") or encoder.mean)
     encoder.std = tuple(clip.pretrained.get("std") or encoder.std)
     return encoder
 
 
-def build_text_encoder(
-    request: WeightsRequest, device: torch.device, options: Mapping[str, Any]
-) -> ClipTextEncoder:
+def build_text_encoder(request: WeightsRequest, device: torch.device, options: Mapping[str, Any]) -> ClipTextEncoder:
     """Build the text encoder; options and weights as the image encoder's.
 
     Raises EncoderError for text towers that are not CLIP's.
@@ -259,9 +255,7 @@ def _from_hub(request: WeightsRequest, pretrained: Mapping[str, Any]) -> Path:
 
 def _tokenizer(options: Mapping[str, Any]) -> Callable[[list[str]], torch.Tensor]:
     if "architecture" in options:
-        return open_clip.SimpleTokenizer(
-            context_length=options["architecture"]["text_cfg"].get("context_length", 77)
-        )
+        return open_clip.SimpleTokenizer(context_length=options["architecture"]["text_cfg"].get("context_length", 77))
     return open_clip.get_tokenizer(options.get("model", OPENAI_MODEL))
 
 

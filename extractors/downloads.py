@@ -98,9 +98,7 @@ def _fetch(url: str, stream: BinaryIO, version: _Version, progress: Progress | N
             stream.truncate(0)
             version.write(response.headers)
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise OSError(
-                f"asked for the bytes from {start} on and got {response.headers['Content-Range']!r}"
-            )
+            raise OSError(f"asked for the bytes from {start} on and got {response.headers['Content-Range']!r}")
         _copy(response, stream, progress)
 
 

@@ -112,28 +112,20 @@ def _pooled(output: Any) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
-def build_image_encoder(
-    request: WeightsRequest, settings: VideoSettings, options: Mapping[str, Any]
-) -> HfImageEncoder:
+def build_image_encoder(request: WeightsRequest, settings: VideoSettings, options: Mapping[str, Any]) -> HfImageEncoder:
     """Build the image encoder of the folder or hub id that option `model`, or `weights`, names."""
     require_clean(VIDEO_NAME, settings)
     folder, network, spec = _load(VIDEO_NAME, request, options)
     image = _image_settings(folder)
     transform = _transform(folder, image, settings)
     with torch.no_grad():
-        dim = int(
-            _pooled(network.get_image_features(pixel_values=torch.zeros(1, 3, *transform.crop))).shape[-1]
-        )
-    encoder = HfImageEncoder(
-        VIDEO_NAME, network, settings, dim=dim, transform=transform, frames_per_row=1, spec=spec
-    )
+        dim = int(_pooled(network.get_image_features(pixel_values=torch.zeros(1, 3, *transform.crop))).shape[-1])
+    encoder = HfImageEncoder(VIDEO_NAME, network, settings, dim=dim, transform=transform, frames_per_row=1, spec=spec)
     encoder.mean, encoder.std = tuple(image["image_mean"]), tuple(image["image_std"])
     return encoder
 
 
-def build_text_encoder(
-    request: WeightsRequest, device: torch.device, options: Mapping[str, Any]
-) -> HfTextEncoder:
+def build_text_encoder(request: WeightsRequest, device: torch.device, options: Mapping[str, Any]) -> HfTextEncoder:
     """Build the text encoder; the model is named as for the image encoder."""
     from transformers import AutoTokenizer
 
@@ -153,9 +145,7 @@ def _load(name: str, request: WeightsRequest, options: Mapping[str, Any]) -> tup
     untrained = request.untrained()
     chosen = options.get("model") or (None if untrained or request.choice == "default" else request.choice)
     if chosen is None:
-        raise EncoderError(
-            f"encoder {name} needs the option model: a folder, or the id of a model on the hub"
-        )
+        raise EncoderError(f"encoder {name} needs the option model: a folder, or the id of a model on the hub")
     folder = _folder(chosen, request, with_weights=untrained is None)
     try:
         if untrained is None:
@@ -202,13 +192,14 @@ def _pretrained(model_class: Any, folder: Path) -> Any:
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
+        ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
     report_mismatch(
         str(folder),
         sorted(report["missing_keys"]),
         sorted(report["unexpected_keys"]),
-        [str(item) for item in report["mismatched_keys"]],
+        [f"{name} {list(given)} instead of {list(own)}" for name, given, own in report["mismatched_keys"]],
     )
     return network
 

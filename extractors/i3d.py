@@ -230,9 +230,7 @@ def make_i3d_r50() -> nn.Module:
     return i3d_r50(pretrained=False)
 
 
-def build_r50_encoder(
-    request: WeightsRequest, settings: VideoSettings, options: Mapping[str, Any]
-) -> ResNetEncoder:
+def build_r50_encoder(request: WeightsRequest, settings: VideoSettings, options: Mapping[str, Any]) -> ResNetEncoder:
     """Build `i3d-r50`; it has no options."""
     check_options(R50_NAME, options, ())
     require_clean(R50_NAME, settings)

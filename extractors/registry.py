@@ -37,9 +37,7 @@ class EncoderEntry:
 _CLIP = ("openai-clip-vit-b-32",)
 
 _ENTRIES = (
-    EncoderEntry(
-        "clip", "video", "clip:build_image_encoder", _CLIP, 512, 2.0, "CLIP by open_clip, one frame"
-    ),
+    EncoderEntry("clip", "video", "clip:build_image_encoder", _CLIP, 512, 2.0, "CLIP by open_clip, one frame"),
     EncoderEntry(
         "slowfast-8x8-r50",
         "video",
@@ -70,12 +68,8 @@ _ENTRIES = (
         1.0,
         "C3D fc6 or fc7, intervals of 128 frames",
     ),
-    EncoderEntry(
-        "vgg16", "video", "vgg:build_encoder", ("vgg16-imagenet",), 4096, 1.0, "VGG-16 fc7, one frame"
-    ),
-    EncoderEntry(
-        "hf", "video", "hf:build_image_encoder", (), None, 2.0, "CLIP or SigLIP of transformers, one frame"
-    ),
+    EncoderEntry("vgg16", "video", "vgg:build_encoder", ("vgg16-imagenet",), 4096, 1.0, "VGG-16 fc7, one frame"),
+    EncoderEntry("hf", "video", "hf:build_image_encoder", (), None, 2.0, "CLIP or SigLIP of transformers, one frame"),
     EncoderEntry("clip-text", "text", "clip:build_text_encoder", _CLIP, 512, None, "CLIP's token states"),
     EncoderEntry(
         "hf-text",

@@ -67,9 +67,7 @@ def make_slowfast() -> nn.Module:
     return slowfast_r50(pretrained=False)
 
 
-def build_encoder(
-    request: WeightsRequest, settings: VideoSettings, options: Mapping[str, Any]
-) -> SlowFastEncoder:
+def build_encoder(request: WeightsRequest, settings: VideoSettings, options: Mapping[str, Any]) -> SlowFastEncoder:
     """Build the encoder; it has no options."""
     check_options(NAME, options, ())
     weights = request.resolve(DEFAULT_WEIGHTS)

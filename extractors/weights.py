@@ -210,9 +210,7 @@ class WeightsRequest:
     def _file(self, default: str | None) -> WeightsFile:
         name = default if self.choice == "default" else self.choice
         if name is None:
-            raise WeightsError(
-                "there are no default weights for these options: give a path or untrained:SEED"
-            )
+            raise WeightsError("there are no default weights for these options: give a path or untrained:SEED")
         if name in WEIGHTS:
             return find_weights(name, self.sources)
         path = Path(name)
@@ -301,9 +299,7 @@ def _extract(archive: Path, member: str, path: Path) -> None:
 
 def _by_hand(entry: WeightsEntry) -> str:
     what = f"{entry.member} from {entry.url}" if entry.member else entry.url
-    return (
-        f"Get {what} and put it at {cached_path(entry)}, or say where it is with --weights {entry.name}=PATH"
-    )
+    return f"Get {what} and put it at {cached_path(entry)}, or say where it is with --weights {entry.name}=PATH"
 
 
 def file_sha256(path: Path) -> str:

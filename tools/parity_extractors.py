@@ -67,9 +67,7 @@ def noise_frames(frames: int, size: int, seed: int) -> np.ndarray:
 def ramp_frames(frames: int, size: int) -> np.ndarray:
     """Return (frames, size, size, 3) uint8: slanted ramps that move and differ in every direction."""
     t, y, x, c = np.ogrid[:frames, :size, :size, :3]
-    return ((y * (c + 1) + 2 * x * (3 - c) + 11 * t * (c + 1) + (t * t * x) // 64) // 3 % 256).astype(
-        np.uint8
-    )
+    return ((y * (c + 1) + 2 * x * (3 - c) + 11 * t * (c + 1) + (t * t * x) // 64) // 3 % 256).astype(np.uint8)
 
 
 def formula_state(golden: Golden) -> dict[str, torch.Tensor]:
@@ -113,15 +111,15 @@ def recognise(golden: Golden) -> Subject:
     raise ValueError("it holds the outputs of none of the extractors")
 
 
-def compare(golden: Golden, encoder: Any, stages: bool = True) -> list[Comparison]:
-    """Compare an encoder with a golden file; without `stages` only the outputs of the whole."""
+def compare(golden: Golden, encoder: Any) -> list[Comparison]:
+    """Compare an encoder with everything that a golden file holds."""
     subject = recognise(golden)
     seen: dict[str, torch.Tensor] = {}
-    with _watched(subject, encoder, _listed(golden, subject) if stages else {}, seen):
-        rows = [_relative(name, ours, golden[name]) for name, ours in subject.outputs(golden, encoder)]
+    with _watched(subject, encoder, _listed(golden, subject), seen):
+        rows = [relative(name, ours, golden[name]) for name, ours in subject.outputs(golden, encoder)]
     for name in sorted(seen):
         if name in subject.inner:
-            rows.append(_relative(name, seen[name], golden[name]))
+            rows.append(relative(name, seen[name], golden[name]))
         else:
             rows += _compare_stage(golden, name, seen[name])
     return rows
@@ -175,8 +173,8 @@ def _compare_stage(golden: Golden, stage: str, ours: torch.Tensor) -> list[Compa
     values = ours.double().flatten()
     moments = torch.stack([values.mean(), values.std(correction=0), values.abs().max()])
     return [
-        _relative(f"{stage} 64 values", every_nth(ours), golden[f"stage/{stage}/slice64"], reference[2]),
-        _relative(f"{stage} mean, std, max", moments, reference, reference[2]),
+        relative(f"{stage} 64 values", every_nth(ours), golden[f"stage/{stage}/slice64"], reference[2]),
+        relative(f"{stage} mean, std, max", moments, reference, reference[2]),
     ]
 
 
@@ -186,7 +184,8 @@ def every_nth(tensor: torch.Tensor) -> torch.Tensor:
     return flat[torch.arange(_SLICE) * (flat.numel() // _SLICE)]
 
 
-def _relative(name: str, ours: torch.Tensor, reference: np.ndarray, scale: float | None = None) -> Comparison:
+def relative(name: str, ours: torch.Tensor, reference: np.ndarray, scale: float | None = None) -> Comparison:
+    """Compare a tensor by its largest difference, relative to `scale` or the reference's largest value."""
     expected = torch.from_numpy(np.asarray(reference)).double()
     if ours.shape != expected.shape:
         return Comparison(f"{name} shape {tuple(ours.shape)} for {tuple(expected.shape)}", float("nan"), 0.0)
@@ -319,9 +318,7 @@ SUBJECTS: tuple[Subject, ...] = (
         _slowfast_stages(),
         arrange=_arrange_slowfast,
     ),
-    Subject(
-        "i3d-inception", "feature_t16", _build_inception, _inception_outputs, lambda encoder: encoder.network
-    ),
+    Subject("i3d-inception", "feature_t16", _build_inception, _inception_outputs, lambda encoder: encoder.network),
     Subject(
         "c3d",
         "fc6_caffe",
