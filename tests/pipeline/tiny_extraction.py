@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -100,16 +99,25 @@ def serve() -> None:
     """Answer requests on standard input until it ends."""
     for line in sys.stdin:
         request = json.loads(line)
-        started = time.monotonic()
         process = os.fork()
         if process == 0:
             _run(request)
-        timer = threading.Timer(request["kill_after_s"] or 3600, os.kill, (process, signal.SIGKILL))
-        timer.start()
-        _, status = os.waitpid(process, 0)
-        timer.cancel()
-        seconds = time.monotonic() - started
+        status, seconds = _watch(process, Path(request["log"]), request["kill_after_s"])
         print(json.dumps({"status": os.waitstatus_to_exitcode(status), "seconds": seconds}), flush=True)
+
+
+def _watch(process: int, log: Path, kill_after_s: float) -> tuple[int, float]:
+    """Wait for the end of a process; return its status and the seconds since its first batch was encoded."""
+    first = 0.0
+    ended = status = 0
+    while not ended:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if not first and log.exists():
+            first = time.monotonic()
+        if not ended and kill_after_s and first and time.monotonic() - first >= kill_after_s:
+            os.kill(process, signal.SIGKILL)
+        time.sleep(0.0005)
+    return status, time.monotonic() - first if first else 0.0
 
 
 def _run(request: dict[str, Any]) -> None:
@@ -133,7 +141,10 @@ class Server:
         )
 
     def run(self, features: Path, log: Path, *, fault: str = "", kill_after_s: float = 0) -> tuple[int, float]:
-        """Extract; return the exit status (negative: the signal that ended it) and the seconds it took."""
+        """Extract; return the exit status (negative: a signal) and the seconds since the first batch.
+
+        `kill_after_s` counts from the first batch, too: what comes before is the start of the decode process.
+        """
         request = {
             "videos": str(self._videos),
             "features": str(features),
