@@ -6,9 +6,9 @@ network for intervals of 128 frames; how the windows inside an interval were poo
 definition is ours.
 
 Input: an interval of 128 consecutive source frames around the clip's centre, scaled to 171 x 128 whatever the
-aspect, centre crop 112, channels B, G, R in 0..255, minus the mean cube of Sports-1M at the same position in
-the crop. Output (B, 4096): the mean of fc6 after ReLU over windows of 16 frames, stride 8, inside the
-interval.
+aspect, (bicubically or as the `resize` setting says; Caffe's frames were scaled bilinearly), centre crop 112,
+channels B, G, R in 0..255, minus the mean cube of Sports-1M at the same position in the crop. Output (B,
+4096): the mean of fc6 after ReLU over windows of 16 frames, stride 8, inside the interval.
 """
 
 from __future__ import annotations

@@ -94,6 +94,8 @@ def _fetch(url: str, stream: BinaryIO, version: _Version, progress: Progress | N
         stream.truncate(0)
         response = urllib.request.urlopen(urllib.request.Request(url, headers=_AGENT), timeout=TIMEOUT_S)
     with response:
+        if response.headers.get_content_type() == "text/html":
+            raise OSError("the server sent a web page instead of the file")
         if response.status != _PARTIAL_CONTENT:
             stream.truncate(0)
             version.write(response.headers)

@@ -66,7 +66,7 @@ def inference(device: torch.device, precision: Precision) -> Iterator[None]:
         if precision != "fp32":
             stack.enter_context(torch.autocast(device.type, dtype=_AUTOCAST[precision]))
         elif device.type == "cuda":
-            stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         yield
 
 

@@ -100,8 +100,8 @@ class EncoderDescription:
     default: bool
     """Whether these weights are taken when none are named."""
     licence: str | None
-    available: bool
-    """Whether the weights can be used without a download."""
+    available: bool | None
+    """Whether the weights can be used without a download; None where the model brings its own."""
 
 
 def create_video_encoder(
@@ -158,7 +158,7 @@ def _describe(entry: EncoderEntry, weights: str | None, sources: WeightSources) 
         weights=weights,
         default=weights is not None and weights == entry.weights[0],
         licence=WEIGHTS[weights].licence if weights else None,
-        available=weights is not None and local_path(WEIGHTS[weights], sources) is not None,
+        available=local_path(WEIGHTS[weights], sources) is not None if weights else None,
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import torch
 from torch import nn
@@ -52,7 +53,12 @@ class WeightsEntry:
     @property
     def filename(self) -> str:
         """Name of the file in the cache."""
-        return self.member or self.url.rsplit("/", 1)[1]
+        return self.member or self.download_name
+
+    @property
+    def download_name(self) -> str:
+        """Name of what the URL leads to."""
+        return urlsplit(self.url).path.rsplit("/", 1)[1]
 
 
 _FACEBOOK = "https://dl.fbaipublicfiles.com"
@@ -109,7 +115,7 @@ _TABLE = (
     ),
     WeightsEntry(
         "c3d-sports1m-caffe",
-        "https://www.dropbox.com/s/vr8ckp0pxgbldhs/conv3d_deepnetA_sport1m_iter_1900000",
+        "https://www.dropbox.com/s/vr8ckp0pxgbldhs/conv3d_deepnetA_sport1m_iter_1900000?dl=1",
         licence="CC BY-NC 3.0",
         layout="binary NetParameter of C3D's Caffe",
     ),
@@ -183,6 +189,14 @@ class WeightSources:
     progress: Progress | None = None
     """Called during a download with the bytes so far and the total, if it is known."""
 
+    def __post_init__(self) -> None:
+        """Raise WeightsError for names that the table does not have."""
+        unknown = sorted(set(self.files) - set(WEIGHTS))
+        if unknown:
+            raise WeightsError(
+                f"there are no weights called {', '.join(unknown)}; the table has {', '.join(sorted(WEIGHTS))}"
+            )
+
 
 @dataclass(frozen=True)
 class WeightsRequest:
@@ -251,29 +265,39 @@ def find_weights(name: str, sources: WeightSources) -> WeightsFile:
     given = sources.files.get(name)
     if given is not None and not given.is_file():
         raise WeightsError(f"weights {name}: {given} is not a file")
+    if entry.needs_trust and not sources.trust_pickle:
+        raise WeightsError(
+            f"weights {name} are a Python pickle; if you trust {entry.url}, allow it with --trust-pickle "
+            "(it is then read by an unpickler that builds arrays and nothing else)"
+        )
     path = given or cached_path(entry)
     if not path.is_file():
         if not sources.download:
             raise WeightsError(f"weights {name} are not here and downloads are off. {_by_hand(entry)}")
         _download(entry, path, sources)
-    problems = verify_weights(entry, path)
+    sha256 = file_sha256(path)
+    problems = _problems(entry, path, sha256)
     if problems:
         raise WeightsError(f"weights {name} at {path}: {'; '.join(problems)}")
-    return WeightsFile(path, file_sha256(path), sources.trust_pickle)
+    return WeightsFile(path, sha256, sources.trust_pickle)
 
 
 def verify_weights(entry: WeightsEntry, path: Path) -> list[str]:
     """Return what is wrong with a file by the published checksums; empty when nothing is."""
+    return _problems(entry, path, file_sha256(path) if entry.sha256 else "")
+
+
+def _problems(entry: WeightsEntry, path: Path, sha256: str) -> list[str]:
     problems = []
-    if entry.sha256 and not (found := file_sha256(path)).startswith(entry.sha256):
-        problems.append(f"its sha256 is {found}, published is {entry.sha256}")
+    if not sha256.startswith(entry.sha256):
+        problems.append(f"its sha256 is {sha256}, published is {entry.sha256}")
     if entry.git_sha1 and (found := git_blob_sha1(path)) != entry.git_sha1:
         problems.append(f"its git blob id is {found}, published is {entry.git_sha1}")
     return problems
 
 
 def _download(entry: WeightsEntry, path: Path, sources: WeightSources) -> None:
-    archive = path.with_name(entry.url.rsplit("/", 1)[1])
+    archive = path.with_name(entry.download_name)
     try:
         download(entry.url, archive, lambda file: verify_weights(entry, file), sources.progress)
     except WeightsError as error:

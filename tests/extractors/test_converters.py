@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -27,6 +28,7 @@ from mesm.extractors.registry import create_text_encoder, create_video_encoder
 from mesm.extractors.slowfast import make_slowfast
 from mesm.extractors.tensor_files import read_tensor_file
 from mesm.extractors.vgg import make_vgg16
+from mesm.extractors.weights import WeightSources
 
 # Networks without memory are filled, too.
 pytestmark = pytest.mark.filterwarnings("ignore:for .*. copying from a non-meta parameter")
@@ -82,13 +84,9 @@ class TestSlowFast:
     def test_a_foreign_blob_is_reported(self):
         blobs = slowfast_blobs() | {"res9_0_branch1_w": np.zeros(2, np.float32)}
         with pytest.raises(WeightsError, match="1 extra: res9_0_branch1_w"):
-            converters.load_exactly(
-                on_meta(make_slowfast), converters.convert_slowfast({"blobs": blobs}), "file"
-            )
+            converters.load_exactly(on_meta(make_slowfast), converters.convert_slowfast({"blobs": blobs}), "file")
 
-    @pytest.mark.parametrize(
-        "content", [{"blobs": 3}, {"blobs": {"conv1_w": "text"}}, {"model_state": {"a": 1}}]
-    )
+    @pytest.mark.parametrize("content", [{"blobs": 3}, {"blobs": {"conv1_w": "text"}}, {"model_state": {"a": 1}}])
     def test_other_contents_are_refused(self, content):
         with pytest.raises(WeightsError):
             converters.convert_slowfast(content)
@@ -98,11 +96,14 @@ class TestSlowFast:
         with pytest.raises(WeightsError, match="holds a int; expected a dictionary"):
             read_tensor_file(path, trust_pickle=True)
 
-    @pytest.mark.slow
-    def test_the_encoder_loads_the_released_layout(self, tmp_path):
-        path = write_checkpoint({"model_state": golden_state("slowfast_8x8_r50")}, tmp_path / "weights.pyth")
-        encoder = create_video_encoder("slowfast-8x8-r50", weights=str(path))
-        assert encoder.spec["weights"].startswith("sha256:")
+    def test_the_encoder_loads_the_released_file(self, tmp_path):
+        path = write_pickle({"blobs": slowfast_blobs()}, tmp_path / "SLOWFAST_8x8_R50.pkl")
+        files = {"slowfast-8x8-r50-caffe2": path}
+        with pytest.raises(WeightsError, match="--trust-pickle"):
+            create_video_encoder("slowfast-8x8-r50", sources=WeightSources(files=files))
+        encoder = create_video_encoder("slowfast-8x8-r50", sources=WeightSources(files=files, trust_pickle=True))
+        assert encoder.spec["weights"] == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        assert (encoder.network.blocks[0].multipathway_blocks[1].conv.weight == 0.5).all()
 
 
 # How each released layout is read, what it fills, and a tensor to spoil.
@@ -176,9 +177,7 @@ def test_i3d_r50_checkpoint_fills_the_network(tmp_path):
 def test_c3d_caffe_network_has_the_ports_numbers(tmp_path):
     layers = {"conv1a": c3d_layers()["conv1a"]}
     weight, bias = (np.random.rand(*array.shape).astype(np.float32) for array in layers["conv1a"])
-    path = write_caffe(
-        {"conv1a": [weight, bias], "fc6-1": [np.ones((1, 1, 1, 3, 2)), np.ones(3)]}, tmp_path / "net"
-    )
+    path = write_caffe({"conv1a": [weight, bias], "fc6-1": [np.ones((1, 1, 1, 3, 2)), np.ones(3)]}, tmp_path / "net")
     state = converters.convert_c3d(read_tensor_file(path, False))
     assert set(state) == {"conv1.weight", "conv1.bias", "fc6.weight", "fc6.bias"}
     np.testing.assert_array_equal(state["conv1.weight"].numpy(), weight)
@@ -189,9 +188,7 @@ def test_c3d_caffe_network_has_the_ports_numbers(tmp_path):
 @pytest.mark.slow
 def test_c3d_whole_caffe_network_fills_the_network(tmp_path):
     path = write_caffe(c3d_layers(), tmp_path / "conv3d_deepnetA_sport1m_iter_1900000")
-    converters.load_exactly(
-        on_meta(C3dNetwork), converters.convert_c3d(read_tensor_file(path, False)), "file"
-    )
+    converters.load_exactly(on_meta(C3dNetwork), converters.convert_c3d(read_tensor_file(path, False)), "file")
 
 
 def test_c3d_layer_without_bias_is_refused(tmp_path):

@@ -32,9 +32,7 @@ def test_words_get_the_files_numbers(vectors):
     encoder = create_text_encoder("glove", weights=str(vectors))
     assert isinstance(encoder, TextEncoder)
     encoded = encoder.encode(["A door.", ""])
-    np.testing.assert_array_equal(
-        encoded[0].tokens, np.array([LINES["a"], LINES["door"], LINES["."]], np.float32)
-    )
+    np.testing.assert_array_equal(encoded[0].tokens, np.array([LINES["a"], LINES["door"], LINES["."]], np.float32))
     assert encoded[0].token_ids.tolist() == [2, 3, 4]
     assert encoded[0].pooled is None
     assert encoded[1].tokens.shape == (0, 3)
@@ -61,9 +59,7 @@ def test_unknown_words_can_be_dropped(vectors):
 
 
 def test_another_rule_of_cutting_is_part_of_the_spec(vectors):
-    encoder = create_text_encoder(
-        "glove", weights=str(vectors), options={"split": str.split, "rule": "spaces"}
-    )
+    encoder = create_text_encoder("glove", weights=str(vectors), options={"split": str.split, "rule": "spaces"})
     assert encoder.encode(["a door."])[0].token_ids.tolist() == [2, UNKNOWN_ID]
     assert encoder.spec["rule"] == "spaces"
     with pytest.raises(EncoderError, match="split and rule together"):
@@ -116,9 +112,7 @@ def test_other_files_are_refused(content, vectors):
 
 
 def test_nothing_is_downloaded_behind_the_users_back(vectors):
-    with pytest.raises(
-        WeightsError, match=r"glove\.6B\.300d\.txt from https://nlp.stanford.edu.*and put it at"
-    ):
+    with pytest.raises(WeightsError, match=r"glove\.6B\.300d\.txt from https://nlp.stanford.edu.*and put it at"):
         create_text_encoder("glove", sources=WeightSources(download=False))
     with pytest.raises(WeightsError, match="no untrained weights"):
         create_text_encoder("glove", weights="untrained:1")

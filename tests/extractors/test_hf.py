@@ -148,8 +148,7 @@ def test_untrained_weights_need_only_the_settings(clip_checkpoint, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     clips = random_clips(1, 1, (32, 32))
     first, second, other = (
-        create_video_encoder("hf", weights=f"untrained:{seed}", options={"model": str(tmp_path)})
-        for seed in (1, 1, 2)
+        create_video_encoder("hf", weights=f"untrained:{seed}", options={"model": str(tmp_path)}) for seed in (1, 1, 2)
     )
     assert torch.equal(first.encode(clips), second.encode(clips))
     assert not torch.equal(first.encode(clips), other.encode(clips))

@@ -76,9 +76,7 @@ def test_pickles_are_opened_only_when_trusted(tmp_path):
     assert read_tensor_file(path, trust_pickle=True) == {"a": 1}
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"hello", b"\x80\x02}U\x05blo", b"PK\x03\x04 not a zip", b"\x0a\xff\xff"]
-)
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02}U\x05blo", b"PK\x03\x04 not a zip", b"\x0a\xff\xff"])
 def test_broken_files_are_refused(content, tmp_path):
     path = tmp_path / "weights.bin"
     path.write_bytes(content)

@@ -30,6 +30,7 @@ class Site:
 
     content: bytes = CONTENT
     etag: str = '"one"'
+    kind: str = "application/octet-stream"
     stop_after: int | None = None
     ranges: bool = True
     status: int = 200
@@ -57,6 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         self.send_header("ETag", site.etag)
+        self.send_header("Content-Type", site.kind)
         self.send_header("Content-Length", str(len(site.content) - start))
         self.end_headers()
         self.wfile.write(site.content[start : start + site.stop_after if site.stop_after else None])
@@ -203,6 +205,27 @@ def test_a_server_that_is_not_there_is_an_error(cache, monkeypatch):
     monkeypatch.setattr(weights, "WEIGHTS", {"vgg16-imagenet": entry})
     with pytest.raises(WeightsError, match="Connection refused"):
         find_weights("vgg16-imagenet", WeightSources())
+
+
+def test_a_web_page_is_not_taken_for_the_file(site, cache, monkeypatch):
+    add_entry(monkeypatch, site)
+    site.kind, site.content = "text/html; charset=utf-8", b"<html></html>"
+    with pytest.raises(WeightsError, match="a web page instead of the file"):
+        find_weights("local", WeightSources())
+    assert not (cache / "weights.bin").exists()
+
+
+def test_pickles_are_not_even_downloaded_unless_trusted(site, cache, monkeypatch):
+    add_entry(monkeypatch, site, needs_trust=True)
+    with pytest.raises(WeightsError, match="--trust-pickle"):
+        find_weights("local", WeightSources())
+    assert site.asked == []
+    assert find_weights("local", WeightSources(trust_pickle=True)).trust_pickle
+
+
+def test_files_are_given_for_names_of_the_table():
+    with pytest.raises(WeightsError, match=r"no weights called vgg; the table has .*vgg16-imagenet"):
+        WeightSources(files={"vgg": Path("vgg.pth")})
 
 
 def test_an_unwritable_cache_is_an_error(site, tmp_path, monkeypatch):
