@@ -17,7 +17,7 @@ _declarations: torch.library.Library | None = None
 
 
 def declare_missing_torchvision_operators() -> bool:
-    """Declare `torchvision::nms` and `qnms` when torchvision's C++ library cannot be loaded; True if that was needed."""
+    """Declare `torchvision::nms` and `qnms` when torchvision's C++ library cannot be loaded; True if needed."""
     global _declarations
     if _declarations is not None:
         return True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,16 +65,17 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""
-        moved = {f.name: _to(getattr(self, f.name), device) for f in fields(self)}
+        moved: dict[str, Any] = {f.name: _to(getattr(self, f.name), device) for f in fields(self)}
         moved["frames"] = Layout(self.frames.lengths, device, self.frames.width)
         return Batch(**moved)
 
 
-def _to(value: object, device: torch.device | str) -> object:
+def _to(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, WordMask | Targets):
-        return replace(value, **{f.name: _to(getattr(value, f.name), device) for f in fields(value)})
+        parts: dict[str, Any] = {f.name: _to(getattr(value, f.name), device) for f in fields(value)}
+        return type(value)(**parts)
     return value
 
 

@@ -33,7 +33,7 @@ class _Dropout(torch.autograd.Function):
         return x * mask
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (mask,) = ctx.saved_tensors
         return gradient * mask, None
 
@@ -54,7 +54,7 @@ class _Prelu(torch.autograd.Function):
         return F.leaky_relu(x, float(slope))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, slope = ctx.saved_tensors
         negative = torch.dot(gradient.reshape(-1), x.clamp(max=0).reshape(-1)).view(1)
         return torch.ops.aten.leaky_relu_backward(gradient, x, float(slope), False), negative

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,7 +48,7 @@ class Mlp(nn.Module):
     def __init__(self, dim_in: int, dim_hidden: int, dim_out: int, layers: int) -> None:
         super().__init__()
         dims = [dim_in] + [dim_hidden] * (layers - 1) + [dim_out]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim_in) to (..., dim_out)."""
@@ -75,8 +77,8 @@ class Attention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Attend from q (N, Lq, D) to k and v (N, Lk, D); mask broadcasts to (N, heads, Lq, Lk), True = visible."""
-        heads = [split_heads(x, self.heads) for x in (q, k, v)]
-        return merge_heads(attention(*heads, mask, self.dropout, self.training))
+        q, k, v = (split_heads(x, self.heads) for x in (q, k, v))
+        return merge_heads(attention(q, k, v, mask, self.dropout, self.training))
 
     def attend_from_one(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Attend from one query position a sequence without projecting the keys and values.

@@ -22,7 +22,7 @@ class _Pad(torch.autograd.Function):
         return packed.new_zeros(rows, packed.shape[1]).index_copy_(0, index, packed)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (index,) = ctx.saved_tensors
         return gradient.index_select(0, index), None, None
 
@@ -37,7 +37,7 @@ class _Pack(torch.autograd.Function):
         return padded.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         return gradient.new_zeros(ctx.rows, gradient.shape[1]).index_copy_(0, index, gradient), None
 

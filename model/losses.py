@@ -71,7 +71,9 @@ def compute_losses(output: Output, batch: Batch, config: LossConfig) -> dict[str
         )
     if output.segment_token is not None:
         losses["segment_sentence"] = segment_sentence_loss(output, batch, config)
-    losses["total"] = torch.stack([(weights[k] if k in weights else getattr(config, k)) * v for k, v in losses.items()]).sum()
+    losses["total"] = torch.stack(
+        [(weights[k] if k in weights else getattr(config, k)) * v for k, v in losses.items()]
+    ).sum()
     return losses
 
 

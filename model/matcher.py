@@ -22,7 +22,7 @@ def match(
     logits, spans: (N, Q, 2); windows: (N, M, 2), of which the first `counts[n]` count. Returns three (P,) int64
     tensors: the query, the span and the window of each pair, sorted by query, then span.
     """
-    n, q = logits.shape[:2]
+    n = len(logits)
     targets = windows_to_spans(windows)
     distance = (spans[:, :, None] - targets[:, None]).abs().sum(-1)
     giou = generalised_iou(spans_to_windows(spans)[:, :, None], windows[:, None])

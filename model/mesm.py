@@ -8,7 +8,7 @@ this follows the code that made the published numbers, and says so.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -134,7 +134,7 @@ class CrossEncoder(nn.Module):
         words: use the words' feed-forward weights. Returns (T, D).
         """
         y_key = y if y_pos is None else y + y_pos
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(cast("list[CrossLayer]", self.layers)):
             q = layer.attention.project(0, x if x_pos is None else x + x_pos)
             if i == 0 and x_rows is not None:
                 x, q = x.index_select(0, x_rows), q.index_select(0, x_rows)
@@ -176,7 +176,7 @@ class SegmentSentence(nn.Module):
         seen the context, or None. Returns (M, D), L2-normalised.
         """
         x = self.token.expand(frames.shape[0], -1) if start is None else start
-        for layer in self.layers:
+        for layer in cast("list[CrossLayer]", self.layers):
             attention = layer.attention
             attended = attention.attend_from_one(attention.project(0, x), frames, frames, mask)
             x = layer.finish(x, attended)
@@ -239,7 +239,7 @@ class Mesm(nn.Module):
             for parameter in part.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
-        nn.init.zeros_(self.decoder.refine_head.layers[-1].bias)
+        nn.init.zeros_(cast(nn.Linear, self.decoder.refine_head.layers[-1]).bias)
 
     def forward(self, batch: Batch) -> Output:
         """Answer N queries; the negative branch and the rebuilding of words run when the batch asks for them."""

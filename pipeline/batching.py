@@ -196,7 +196,8 @@ class MomentData:
 
     def queries_of(self, group_numbers: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return the queries of some groups and the place of each one's group among them."""
-        indices, places = [], []
+        indices: list[int] = []
+        places: list[int] = []
         for place, number in enumerate(group_numbers):
             members = self.groups[number].indices
             indices += members

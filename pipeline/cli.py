@@ -28,8 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    help="Find the moment in a video that a sentence describes.\n\n"
-    "Example: mesm-pipeline demo --out mesm-demo",
+    help="Find the moment in a video that a sentence describes.\n\nExample: mesm-pipeline demo --out mesm-demo",
 )
 features_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
@@ -45,9 +44,7 @@ app.add_typer(weights_app, name="weights")
 ConfigOption = Annotated[str, typer.Option("--config", "-c", help="Shipped configuration, or a .yaml file.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
 FeaturesOption = Annotated[Path, typer.Option("--features", help="Folder of features.")]
-AnnotationsOption = Annotated[
-    Path | None, typer.Option("--annotations", help="Folder or file of the annotations.")
-]
+AnnotationsOption = Annotated[Path | None, typer.Option("--annotations", help="Folder or file of the annotations.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto.")]
 WeightsOption = Annotated[
     list[str] | None, typer.Option("--weights", metavar="NAME=PATH", help="Use this file of weights.")
@@ -181,7 +178,8 @@ def extract(
     if as_json:
         failed = [{"video": f.video_id, "reason": f.reason, "message": f.message} for f in summary.failed]
         _print_json({"done": summary.done, "skipped": summary.skipped, "failed": failed, "rows": summary.rows,
-                     "texts": report.texts, "missing": report.missing, "seconds": round(summary.seconds, 2)})  # fmt: skip
+                     "texts": report.texts, "missing": report.missing,
+                     "seconds": round(summary.seconds, 2)})  # fmt: skip
     elif not summary.done and not summary.failed:
         print(f"nothing to do: all {summary.skipped} videos are there")
     else:
@@ -241,9 +239,7 @@ def evaluate(
         results = evaluate_stage.score_file(predictions, annotations, reader, split or [])
     else:
         assert run_directory is not None
-        results = evaluate_stage.evaluate(
-            run_directory, annotations, features, split or [], _device(device), published
-        )
+        results = evaluate_stage.evaluate(run_directory, annotations, features, split or [], _device(device), published)
     if as_json:
         _print_json({r.split: {name: s.as_record() for name, s in r.scores.items()} for r in results})
         return OK
@@ -309,7 +305,9 @@ def _clock(seconds: float) -> str:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the demo; an unfinished demo goes on.")] = Path("mesm-demo"),
+    out: Annotated[Path, typer.Option("--out", help="Folder of the demo; an unfinished demo goes on.")] = Path(
+        "mesm-demo"
+    ),
     videos: Annotated[int, typer.Option(min=10, help="Videos to generate.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the generated videos.")] = 0,
 ) -> int:
@@ -411,7 +409,9 @@ def features_export(
 @app.command()
 def verify(
     place: Annotated[Path, typer.Argument(help="Folder of features.")] = Path("features"),
-    set_aside: Annotated[bool, typer.Option("--set-aside", help="Rename damaged shards; extract makes them anew.")] = False,
+    remove_damaged: Annotated[
+        bool, typer.Option("--remove-damaged", help="Rename damaged shards; extract makes them anew.")
+    ] = False,
 ) -> int:
     """Read all features again and compare with their hashes.
 
@@ -420,7 +420,7 @@ def verify(
     from mesm.pipeline.feature_commands import verify_features
 
     bad = 0
-    for folder in verify_features(place, remove_damaged=set_aside):
+    for folder in verify_features(place, remove_damaged=remove_damaged):
         bad += len(folder.problems)
         print(f"{folder.path}: {folder.records} records, {len(folder.problems)} problems")
         for problem in folder.problems:

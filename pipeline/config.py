@@ -156,8 +156,8 @@ class Config:
     dataset: DatasetConfig = DatasetConfig()
     features: FeaturesConfig = FeaturesConfig()
     extract: ExtractConfig = ExtractConfig()
-    model: MesmConfig = MesmConfig()
-    loss: LossConfig = LossConfig()
+    model: MesmConfig = field(default_factory=MesmConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
@@ -228,7 +228,7 @@ def _read(name: str) -> dict[str, Any]:
             raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from error
     else:
         raise ConfigError(f"no shipped configuration is called {name!r}{_nearest(name, shipped_configs())}; "
-                          "expected one of " + ", ".join(shipped_configs()) + ", or the path of a .yaml file")  # fmt: skip
+                          f"expected one of {', '.join(shipped_configs())}, or the path of a .yaml file")  # fmt: skip
     try:
         content = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:

@@ -49,6 +49,8 @@ class ProgressBar:
         left = elapsed / max(self.done, 1) * (self.total - self.done)
         say(f"{self.what}: {self.done}/{self.total}, {elapsed:.0f} s, about {left:.0f} s left {self.note}".rstrip())
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()

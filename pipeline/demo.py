@@ -24,8 +24,8 @@ from mesm.pipeline.console import ProgressBar, say
 from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.evaluate_stage import evaluate
 from mesm.pipeline.grounding import MomentRetriever
-from mesm.pipeline.report import GroundingFigure
 from mesm.pipeline.pages import grounding_figure, thumbnails, write_demo_page
+from mesm.pipeline.report import GroundingFigure
 from mesm.pipeline.tables import metrics_table, render_rich
 from mesm.pipeline.training import train
 from mesm.tools.demo_videos import CorpusPaths, generate_corpus
@@ -51,7 +51,11 @@ class StageClock:
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0) + time.monotonic() - started, 1)
             text = json.dumps(self.seconds)
-            replace_file(self._path, lambda temporary: temporary.write_text(text))
+            replace_file(self._path, lambda temporary: _write(temporary, text))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
 
 
 def run_demo(out: Path, videos: int, seed: int) -> None:
@@ -61,7 +65,9 @@ def run_demo(out: Path, videos: int, seed: int) -> None:
     clock = StageClock(out / "seconds.json")
     say("the encoder is a small CLIP with untrained, seeded weights: it sees colours and shapes, but knows no words")
     with clock.stage("generate"), ProgressBar("videos", videos) as bar:
-        corpus = generate_corpus(out / "corpus", videos=videos, seed=seed, on_progress=lambda done, total: bar.update(done))
+        corpus = generate_corpus(
+            out / "corpus", videos=videos, seed=seed, on_progress=lambda done, total: bar.update(done)
+        )
     with clock.stage("extract"):
         report = extract_stage.extract(
             config, corpus.videos, out / "features", corpus.annotations, device, WeightSources()
@@ -85,9 +91,13 @@ def run_demo(out: Path, videos: int, seed: int) -> None:
     print(f"page: {page}")
 
 
-def ground_one_video(config: Config, corpus: CorpusPaths, out: Path, device: torch.device) -> tuple[list[GroundingFigure], str]:
+def ground_one_video(
+    config: Config, corpus: CorpusPaths, out: Path, device: torch.device
+) -> tuple[list[GroundingFigure], str]:
     """Ground some queries about the first held-out video from its raw file."""
-    queries: list[Annotation] = read_annotations(config.dataset.reader, corpus.annotations, config.dataset.test_splits[0])
+    queries: list[Annotation] = read_annotations(
+        config.dataset.reader, corpus.annotations, config.dataset.test_splits[0]
+    )
     chosen = [query for query in queries if query.video_id == queries[0].video_id][:SHOWN_QUERIES]
     path = corpus.videos / f"{chosen[0].video_id}.mp4"
     retriever = MomentRetriever.from_checkpoint(out / "run", device)

@@ -44,9 +44,7 @@ def _training_queries(config: Config, place: Path) -> list[Annotation]:
         return []
 
 
-def score_file(
-    predictions: Path, annotations: Path | None, reader: str, splits: Sequence[str]
-) -> list[Evaluation]:
+def score_file(predictions: Path, annotations: Path | None, reader: str, splits: Sequence[str]) -> list[Evaluation]:
     """Score a file of predictions in the QVHighlights format against annotations.
 
     Without a reader, a `.jsonl` file of QVHighlights or of this project's own format is recognised by its fields.

@@ -123,7 +123,9 @@ def extract_word_vectors(config: Config, texts: Sequence[str], features: Path, s
         return 0
     weights = WeightsRequest(config.features.text.weights, sources).resolve(glove.DEFAULT_WEIGHTS)
     if not isinstance(weights, WeightsFile):
-        raise PipelineError("word vectors cannot be untrained; give a text file of them by --weights glove-6b-300d=PATH")
+        raise PipelineError(
+            "word vectors cannot be untrained; give a text file of them by --weights glove-6b-300d=PATH"
+        )
     words, vectors = glove.load_vectors(weights)
     rows = {word: row for row, word in enumerate(words)}
     known = [word for word in wanted if word in rows]
@@ -140,5 +142,7 @@ def describe_failures(failed: Sequence[Failure], missing: Sequence[str]) -> list
     lines = [f"{failure.video_id}: {failure.reason}: {failure.message}" for failure in failed]
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-        lines.append(f"{len(missing)} videos of the annotations are not in the folder: {', '.join(missing[:SHOWN])}{more}")
+        lines.append(
+            f"{len(missing)} videos of the annotations are not in the folder: {', '.join(missing[:SHOWN])}{more}"
+        )
     return lines

@@ -108,7 +108,7 @@ def find_checkpoint(given: Path | None) -> Path:
         return found[0]
     choices = f"; there are: {', '.join(map(str, found))}" if found else ""
     raise PipelineError(
-        "no checkpoint was given: use --checkpoint RUN with the folder of a trained or imported run (`mesm-pipeline demo` "
+        "no checkpoint was given: use --checkpoint RUN with the folder of a run (`mesm-pipeline demo` "
         f"or `train` makes one, `import-checkpoint` reads a released one){choices}"
     )
 

@@ -60,9 +60,7 @@ def write_grounding_page(out: Path, video: EncodedVideo, result: GroundingResult
     return out
 
 
-def write_demo_page(
-    out: Path, figures: Sequence[report.GroundingFigure], subtitle: str, table: MetricsTable
-) -> Path:
+def write_demo_page(out: Path, figures: Sequence[report.GroundingFigure], subtitle: str, table: MetricsTable) -> Path:
     """Write the demo's page: some queries about a held-out video, and the figures over all held-out queries."""
     report.write_grounding_page(out, "mesm-pipeline demo", subtitle, figures, table)
     return out

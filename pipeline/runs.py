@@ -1,10 +1,10 @@
 """A run directory: the configuration, the metrics of every epoch, and checkpoints that need no pickle.
 
-    config.yaml                     complete and resolved
-    metrics.jsonl                   one line an epoch
-    checkpoint-last.safetensors     everything that resuming needs
-    checkpoint-best.safetensors     the weights that grounding and evaluation use
-    predictions-<split>.jsonl, report.html
+config.yaml                     complete and resolved
+metrics.jsonl                   one line an epoch
+checkpoint-last.safetensors     everything that resuming needs
+checkpoint-best.safetensors     the weights that grounding and evaluation use
+predictions-<split>.jsonl, report.html
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class RunDirectory:
         """Write a text file of the run at once."""
         path = self.path / name
         with _write_errors(path):
-            replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            replace_file(path, lambda temporary: _write_text(temporary, text))
         return path
 
     def write_json(self, name: str, value: Any) -> Path:
@@ -130,6 +130,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if meta.get("format") != FORMAT:
         raise PipelineError(f"{path} has format {meta.get('format')}; this version reads {FORMAT}")
     return Checkpoint(tensors, meta)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 @contextmanager

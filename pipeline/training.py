@@ -69,16 +69,16 @@ def load_split(config: Config, annotations: Path, split: str) -> list[Annotation
     return read_annotations(config.dataset.reader, annotations, split)
 
 
-def training_splits(config: Config, annotations: Path, select_on: str = "") -> tuple[list[Annotation], list[Annotation], str]:
+def training_splits(
+    config: Config, annotations: Path, select_on: str = ""
+) -> tuple[list[Annotation], list[Annotation], str]:
     """Return training and validation queries and what the latter are, for the log."""
     dataset = config.dataset
     train = load_split(config, annotations, dataset.train_split)
     chosen = select_on or dataset.validation_split
     if chosen:
         return train, load_split(config, annotations, chosen), chosen
-    kept, held = split_by_video(
-        train, dataset.validation_fraction, seed=dataset.validation_seed, by=dataset.group_by
-    )
+    kept, held = split_by_video(train, dataset.validation_fraction, seed=dataset.validation_seed, by=dataset.group_by)
     name = f"{dataset.validation_fraction:.0%} of the {dataset.train_split} videos (seed {dataset.validation_seed})"
     return kept, held, name
 
@@ -132,7 +132,9 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay, fused=True
         )
-        self.averaged = {k: v.detach().clone() for k, v in self.model.state_dict().items()} if config.train.ema else None
+        self.averaged = (
+            {k: v.detach().clone() for k, v in self.model.state_dict().items()} if config.train.ema else None
+        )
         self.state = State()
         self.forward: Any = torch.compile(self.model, dynamic=True) if config.train.compile else self.model
         self.steps_per_epoch = len(self._batches(0))
@@ -180,9 +182,13 @@ class Trainer:
                 for name, found in meta["fingerprints"].items()
                 if self.data.fingerprints.get(name) != found
             ]
-            raise PipelineError(f"{self.run.path} was trained on other features: {'; '.join(pairs)}; choose another --out")
+            raise PipelineError(
+                f"{self.run.path} was trained on other features: {'; '.join(pairs)}; choose another --out"
+            )
         differences = list(_differences(meta["config"], to_plain(self.config)))
-        differences = [d for d in differences if not d.startswith(("extract.", "train.epochs:", "dataset.annotations:"))]
+        differences = [
+            d for d in differences if not d.startswith(("extract.", "train.epochs:", "dataset.annotations:"))
+        ]
         if differences:
             raise PipelineError(
                 f"{self.run.path} holds a run with another configuration:\n  "
@@ -218,7 +224,7 @@ class Trainer:
         """Do one optimiser step; returns the parts of the loss."""
         losses = self.losses(group_numbers, step)
         self.optimiser.zero_grad(set_to_none=True)
-        losses["total"].backward()  # type: ignore[no-untyped-call]
+        losses["total"].backward()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(self.state.epoch * self.steps_per_epoch + step)
         if self.config.train.clip_norm:
@@ -231,8 +237,8 @@ class Trainer:
         if not math.isfinite(parts["total"]):
             shown = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
             raise PipelineError(
-                f"the loss is not finite in epoch {self.state.epoch + 1}, step {step + 1}: {shown}; the last checkpoint "
-                "is from before; lower train.lr or set train.clip_norm"
+                f"the loss is not finite in epoch {self.state.epoch + 1}, step {step + 1}: {shown}; the last "
+                "checkpoint is from before; lower train.lr or set train.clip_norm"
             )
         return parts
 

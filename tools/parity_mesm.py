@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mesm.model import Batch, Layout, LossConfig, Mesm, MesmConfig, Output, Targets, WordMask, compute_losses
+from mesm.model import Batch, Layout, LossConfig, Mesm, Output, Targets, WordMask, compute_losses
 from mesm.tools.published_names import network_of, our_name
 
 OUTPUT_ATOL = 2e-5
@@ -258,7 +258,7 @@ def _relative(name: str, ours: Tensor | float, published: np.ndarray | float, to
 def _compare_gradients(
     golden: Mapping[str, np.ndarray], prefix: str, model: Mesm, total: Tensor, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[Comparison]:
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     for published in shapes:
         reference = float(golden[f"{prefix}/{published}"])
@@ -284,7 +284,7 @@ def _compare_steps(
     for i, (total, norm) in enumerate(steps):
         optimiser.zero_grad()
         loss = compute_losses(model(batch), batch, setting.loss)["total"]
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         ours = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         if i == 0:
             yield _relative(f"{prefix}/global_grad_norm", ours, golden[f"{prefix}/global_grad_norm"], GRADIENT_RTOL)
