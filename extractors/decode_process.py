@@ -25,7 +25,7 @@ import torch
 
 from mesm.extractors.encoder import FrameTransform, VideoInfo
 from mesm.extractors.errors import DecodeError, DecodeMemoryError, VideoError
-from mesm.extractors.frame_ring import Activity, FrameRing
+from mesm.extractors.frame_ring import FrameRing
 from mesm.extractors.probing import SourceFile, probe
 from mesm.extractors.resizing import apply_transform, scaled_size
 from mesm.extractors.streams import Picture, open_stream
@@ -51,7 +51,6 @@ def serve(connection_descriptor: int, ring_descriptor: int, parent: int) -> None
     connection = Connection(connection_descriptor)
     connection.send(("ready",))
     while True:
-        ring.beat(Activity.WAITING)
         try:
             message = connection.recv()
         except EOFError:
@@ -147,8 +146,6 @@ class _Decoding:
         return self._free.pop()
 
     def _receive(self) -> tuple[Any, ...]:
-        """Wait for the parent, which is no lack of progress."""
-        self._ring.beat(Activity.WAITING)
         try:
             message: tuple[Any, ...] = self._connection.recv()
         except EOFError:

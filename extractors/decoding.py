@@ -19,6 +19,7 @@ for a free slot does not count. Children end with their parent, even when it is 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -60,6 +61,7 @@ START_TIMEOUT_S = 300.0
 """Seconds that a process may take to start and import."""
 
 _CHECK_S = 0.25
+_EXIT_S = 2.0
 _ERRORS = (ProbeError, DecodeError, DecodeTimeoutError, DecodeMemoryError, VideoChangedError)
 _CHILD_PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[4]);"
@@ -136,13 +138,26 @@ class _Worker:
     started: float = field(default_factory=time.monotonic)
     ready: bool = False
     job: _Job | None = None
+    asked: float = 0.0
+    """When the process last got something to do."""
+    busy: bool = False
+    """Whether it is the process's turn, as far as its messages were read."""
+    free: int = 0
+    """Slots that it may fill."""
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Send to the process. When it died, its connection's end will be noticed at the next event."""
+        self.asked = time.monotonic()
         try:
             self.connection.send(message)
         except (BrokenPipeError, ConnectionResetError):
             return
+
+    def stuck_s(self) -> float:
+        """Return for how many seconds the process has not got on although it could."""
+        if self.job is None or not self.busy or not self.free or self.connection.poll():
+            return 0.0
+        return time.monotonic() - max(self.asked, self.ring.last_beat)
 
     def last_complaint(self) -> str:
         """Return the last line that the process wrote to its standard error."""
@@ -218,8 +233,8 @@ class DecodePool:
             raise DecodeMemoryError(f"{probed.info.path}: frames of {size} pixels are too large to decode")
         worker = self._worker_of(probed)
         if worker is not None:
-            slots = worker.ring.grow(slot_bytes)
-            worker.send(("decode", list(outputs), self.threads, slots, slot_bytes))
+            worker.busy, worker.free = True, worker.ring.grow(slot_bytes)
+            worker.send(("decode", list(outputs), self.threads, worker.free, slot_bytes))
 
     def dismiss(self, probed: Probed) -> None:
         """Answer `Probed`: this video need not be decoded. No further event comes for it."""
@@ -253,11 +268,15 @@ class DecodePool:
             self._workers.pop().end()
 
     def _assign(self, job: _Job) -> None:
-        worker = next((worker for worker in self._workers if worker.job is None), None)
-        if worker is None:
+        for worker in [worker for worker in self._workers if worker.job is None]:
+            if worker.process.poll() is None:
+                break
+            self._workers.remove(worker)
+            worker.end()
+        else:
             worker = _start_worker()
             self._workers.append(worker)
-        worker.job = job
+        worker.job, worker.busy, worker.free = job, True, 1
         worker.send(("open", job.path, job.forced))
 
     def _conclude(self, event: Finished | Failed, worker: _Worker | None, job: _Job) -> Event:
@@ -284,6 +303,7 @@ class DecodePool:
             worker, slot = self._lent
             self._lent = None
             if worker in self._workers:
+                worker.free += 1
                 worker.send(("free", slot))
 
     def _receive(self, worker: _Worker) -> None:
@@ -293,7 +313,7 @@ class DecodePool:
             self._lost(worker)
             return
         if message == ("ready",):
-            worker.ready = True
+            worker.ready, worker.asked = True, time.monotonic()
         elif worker.job is not None and message != ("dismissed",):
             event, slot = _read_event(message, worker, worker.job)
             self._events.append((event, worker, worker.job, slot))
@@ -302,13 +322,14 @@ class DecodePool:
         """Deal with a process that ended by itself."""
         self._workers.remove(worker)
         # Its connection is closed, so it is about to end; killing it first would hide why.
-        worker.process.wait()
-        complaint, pid = worker.last_complaint(), worker.process.pid
-        status = worker.end()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.process.wait(_EXIT_S)
+        lingers = worker.process.poll() is None
+        complaint, status = worker.last_complaint(), worker.end()
         if not worker.ready:
-            raise ExtractorError(f"decode process {pid} ended before it began (status {status}): {complaint}")
+            raise ExtractorError(f"a decode process ended before it began (status {status}): {complaint}")
         if worker.job is not None:
-            failed = Failed(worker.job.number, _death(worker.job.path, status))
+            failed = Failed(worker.job.number, _death(worker.job.path, 0 if lingers else status))
             self._events.append((failed, None, worker.job, 0))
 
     def _check_progress(self) -> None:
@@ -320,7 +341,7 @@ class DecodePool:
         for worker in list(self._workers):
             if not worker.ready and now - worker.started > START_TIMEOUT_S:
                 raise ExtractorError(f"a decode process did not start within {START_TIMEOUT_S:g} s")
-            if worker.job is not None and worker.ring.stuck_s() > self.timeout_s:
+            if worker.ready and worker.job is not None and worker.stuck_s() > self.timeout_s:
                 self._workers.remove(worker)
                 worker.end()
                 text = f"{worker.job.path}: the decoder made no progress for {self.timeout_s:g} s"
@@ -330,11 +351,13 @@ class DecodePool:
 
 def _read_event(message: tuple[Any, ...], worker: _Worker, job: _Job) -> tuple[Event, int]:
     """Turn a process's message into an event and the slot that it occupies."""
+    worker.busy = message[0] == "frame"
     match message:
         case ("probed", info, source):
             job.decoder = info.decoder
             return Probed(job.number, info, source), 0
         case ("frame", output, number, slot, shape):
+            worker.free -= 1
             return DecodedFrame(job.number, output, number, worker.ring.slot(slot, shape)), slot
         case ("finished", decoder, missing):
             return Finished(job.number, decoder, missing), 0
@@ -370,5 +393,5 @@ def _frame_bytes(info: VideoInfo, output: FrameOutput) -> int:
 def _death(path: Path, status: int) -> VideoError:
     if status == -signal.SIGKILL:
         return DecodeMemoryError(f"{path}: the decode process was killed, as happens when memory runs out")
-    name = signal.Signals(-status).name if status < 0 else f"status {status}"
-    return DecodeError(f"{path}: the decoder crashed ({name})")
+    ending = f"crashed ({signal.Signals(-status).name})" if status < 0 else f"ended by itself (status {status})"
+    return DecodeError(f"{path}: the decode process {ending}")

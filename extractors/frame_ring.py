@@ -1,7 +1,7 @@
 """Slots for decoded frames in anonymous memory that a decode process shares with its parent.
 
 The memory has no name: nothing can be left behind on a disk or in /dev/shm, whose size containers limit. Its
-first page tells the parent what the process does and since when.
+first page tells the parent when the process last got on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import mmap
 import os
 import tempfile
 import time
-from enum import IntEnum
 
 import numpy as np
 
@@ -21,15 +20,6 @@ MAX_SLOTS = 64
 """Frames in flight between a process and its parent; few enough that their pipe cannot fill up."""
 
 _HEADER_BYTES = mmap.PAGESIZE
-
-
-class Activity(IntEnum):
-    """What a decode process does."""
-
-    STARTING = 0
-    WORKING = 1
-    WAITING = 2
-    """For a video, or for a slot that the parent has yet to release: no progress is expected."""
 
 
 class FrameRing:
@@ -71,14 +61,14 @@ class FrameRing:
         start = _HEADER_BYTES + number * self._slot_bytes
         return self._bytes[start : start + int(np.prod(shape))].reshape(shape)
 
-    def beat(self, activity: Activity = Activity.WORKING) -> None:
-        """Tell the other end that there was progress just now, and what comes next."""
-        self._bytes[:16].view(np.float64)[:] = (activity, time.monotonic())
+    def beat(self) -> None:
+        """Tell the other end that there was progress just now."""
+        self._bytes[:8].view(np.float64)[:] = time.monotonic()
 
-    def stuck_s(self) -> float:
-        """Return for how many seconds the other end has been working without progress."""
-        activity, last_beat = self._bytes[:16].view(np.float64)
-        return time.monotonic() - float(last_beat) if activity == Activity.WORKING else 0.0
+    @property
+    def last_beat(self) -> float:
+        """When the other end last told of progress, on `time.monotonic`'s clock, which all processes share."""
+        return float(self._bytes[:8].view(np.float64)[0])
 
     def close(self) -> None:
         """Let go of the memory; it vanishes when both ends have."""
