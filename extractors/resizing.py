@@ -52,7 +52,10 @@ def apply_transform(frames: torch.Tensor | np.ndarray, transform: FrameTransform
         return center_crop(tensor, transform.crop)
     size = scaled_size(height, width, transform)
     if size != (height, width):
-        tensor = _scale_pil(tensor, size) if transform.resize == "pil" else _scale_torch(tensor, size)
+        if transform.resize == "pil":
+            tensor = _scale_pil(tensor, size)
+        else:
+            tensor = bicubic(tensor.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
     return center_crop(tensor, transform.crop)
 
 
@@ -68,23 +71,24 @@ def _short_side_size(height: int, width: int, short_side: int) -> tuple[int, int
     return height * short_side // width, short_side
 
 
-def _scale_torch(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Scale width, then height, rounding to uint8 after each, as torch's fast filter for the CPU does.
+def bicubic(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Scale (n, 3, H, W) uint8 images to (n, 3, h, w) uint8 by torch's antialiased bicubic filter.
 
-    Other devices have no uint8 filter; they do the same in float32, which differs by 1 in under 1 % of the
-    values.
+    The processor's filter rounds to uint8 after scaling the width and again after the height. Accelerators have no
+    filter for uint8, so `bicubic_in_steps` does the same there.
     """
-    scaled = frames.permute(0, 3, 1, 2)
-    if frames.device.type == "cpu":
-        return _bicubic(scaled, size).permute(0, 2, 3, 1)
-    scaled = scaled.float()
-    for step in ((frames.shape[1], size[1]), size):
-        scaled = _bicubic(scaled, step).round().clamp(0, 255)
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1)
+    if images.device.type == "cpu":
+        return torch.nn.functional.interpolate(images, size=size, mode="bicubic", antialias=True)
+    return bicubic_in_steps(images, size)
 
 
-def _bicubic(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return torch.nn.functional.interpolate(images, size=size, mode="bicubic", antialias=True)
+def bicubic_in_steps(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Do what `bicubic` does, in float32: under 1 % of the values differ, by 1 or at most 2."""
+    scaled = images.float()
+    for step in ((images.shape[2], size[1]), size):
+        scaled = torch.nn.functional.interpolate(scaled, size=step, mode="bicubic", antialias=True)
+        scaled = scaled.round().clamp(0, 255)
+    return scaled.to(torch.uint8)
 
 
 def _scale_pil(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
