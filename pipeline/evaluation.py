@@ -115,9 +115,17 @@ class TrainedModel:
         """The run directory."""
         return self.path if self.path.is_dir() else self.path.parent
 
-    def word_table(self) -> WordVectors:
-        """The word vectors that were kept with the run."""
-        return WordVectors.load(self.folder / WORD_TABLE_FILE)
+    @property
+    def is_imported(self) -> bool:
+        """Whether the network is a released one: what features it was trained on is not known then."""
+        return "imported" in self.checkpoint.meta
+
+    def word_table(self, features: Path | None = None) -> WordVectors:
+        """The word vectors that were kept with the run; a released network's stand in the folder of features."""
+        kept = self.folder / WORD_TABLE_FILE
+        if self.is_imported and features is not None and not kept.exists():
+            kept = features / WORD_TABLE_FILE
+        return WordVectors.load(kept)
 
 
 def load_trained(path: Path, device: torch.device) -> TrainedModel:
@@ -139,16 +147,29 @@ def load_evaluation_data(
     found = {folder.name: folder.fingerprint for folder in folders}
     text: TextSource
     if config.features.text.encoder == "glove":
-        table = trained.word_table()
-        text = VectorText(table, config.features.text, config.dataset.max_words)
+        table = trained.word_table(features)
+        text = VectorText(table, config.features.text, config.dataset.max_words, trained.checkpoint.meta["text"])
         found["glove"] = table_fingerprint(table)
     else:
         folder = find_features(features, config.features.text.encoder, config.features.text.fingerprint)
         text = StoredText(folder, config.features.text, config.dataset.max_words)
         found[folder.name] = folder.fingerprint
     refuse_other_features(trained.checkpoint.meta["fingerprints"], found, trained.path)
+    if trained.is_imported:
+        say(f"warning: the released checkpoint does not say which features it was trained on; {features} may be others")
     frames = FrameTable.load(folders, [a.video_id for a in annotations], config.dataset, device)
+    _refuse_other_sizes(trained, frames.dim, text.dim)
     return MomentData(annotations, frames, text, trained.vocabulary, config.dataset)
+
+
+def _refuse_other_sizes(trained: TrainedModel, video_dim: int, text_dim: int) -> None:
+    """Raise PipelineError when the network cannot read features of these widths."""
+    network = trained.model.config
+    if (video_dim, text_dim) != (network.video_dim, network.text_dim):
+        raise PipelineError(
+            f"{trained.path} reads frames of {network.video_dim} numbers (2 of them temporal) and words of "
+            f"{network.text_dim}, the features have {video_dim} and {text_dim}; give the features of its setting"
+        )
 
 
 def refuse_other_features(expected: Mapping[str, str], found: Mapping[str, str], path: Path) -> None:

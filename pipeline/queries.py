@@ -97,7 +97,7 @@ class EncodedText:
     def make_vocabulary(self, queries: Sequence[str], annotations: Path | None) -> Vocabulary:
         """Return the published counts of CLIP's ids when the annotations have them, else count."""
         size = self.config.vocabulary_size
-        published = _find(annotations, "CLIP_tokenized_count.txt")
+        published = find_counts(annotations, "CLIP_tokenized_count.txt")
         if published is not None and self.config.encoder == "clip-text":
             return read_clip_counts(published, size)
         return count_tokens((self.words(query).tokens for query in queries), size, CLIP_START_ID, CLIP_END_ID)
@@ -142,14 +142,24 @@ class LiveText(EncodedText):
         return self.words_of_states(features.tokens, features.token_ids)
 
 
+def make_unknown_vector(dim: int) -> np.ndarray:
+    """Draw the vector of unknown words, (dim,) float32, as the published TACoS setting does."""
+    generator = torch.Generator().manual_seed(UNKNOWN_VECTOR_SEED)
+    return torch.randn(dim, generator=generator).numpy()
+
+
 class VectorText:
     """Word vectors of a table (GloVe)."""
 
-    def __init__(self, table: WordVectors, config: TextFeatureConfig, max_words: int) -> None:
+    def __init__(
+        self, table: WordVectors, config: TextFeatureConfig, max_words: int, state: Mapping[str, Any] | None = None
+    ) -> None:
+        """Read words by `table`; `state` is what `state()` of the source returned that a network was trained with."""
         self.table, self.config, self.max_words = table, config, max_words
         self.dim = table.dim
-        generator = torch.Generator().manual_seed(UNKNOWN_VECTOR_SEED)
-        self.unknown_vector = torch.randn(self.dim, generator=generator).numpy()
+        self.unknown_vector = make_unknown_vector(self.dim)
+        if state:
+            self.unknown_vector = np.asarray(state["unknown_vector"], np.float32)
 
     def words(self, query: str) -> Words:
         """Return the words of a query that have a vector, or all of them with the vector of unknown words.
@@ -171,7 +181,7 @@ class VectorText:
         size = self.config.vocabulary_size
         if self.table.counts:
             return Vocabulary(tuple(list(self.table.counts)[:size]), size)
-        published = _find(annotations, "GloVe_tokenized_count.txt")
+        published = find_counts(annotations, "GloVe_tokenized_count.txt")
         if published is not None:
             return read_word_counts(published, size)
         return count_tokens((split_words(query, self.config.words) for query in queries), size)
@@ -181,7 +191,8 @@ class VectorText:
         return {"unknown_vector": [float(x) for x in self.unknown_vector]}
 
 
-def _find(annotations: Path | None, name: str) -> Path | None:
+def find_counts(annotations: Path | None, name: str) -> Path | None:
+    """Return the published file of token counts beside the annotations; None when it is not there."""
     if annotations is None:
         return None
     folder = annotations if annotations.is_dir() else annotations.parent
