@@ -45,6 +45,8 @@ class VideoRows:
     plan: FramePlan
     features: np.ndarray
     """(rows, dim) float32, filled as batches are encoded."""
+    encoded: np.ndarray
+    """(rows,) bool: which of them are filled."""
     assembler: RowAssembler
     batched: int = 0
     """Rows that are in a batch of this video alone."""
@@ -81,7 +83,8 @@ class EncoderLane:
     def open(self, job: int, video_id: str, info: VideoInfo, source: SourceFile, plan: FramePlan) -> VideoRows:
         """Expect the frames of a video."""
         features = np.zeros((len(plan.frames), self.encoder.dim), dtype=np.float32)
-        rows = VideoRows(video_id, info, source, plan, features, RowAssembler(plan))
+        encoded = np.zeros(len(features), dtype=bool)
+        rows = VideoRows(video_id, info, source, plan, features, encoded, RowAssembler(plan))
         self._open[job] = rows
         return rows
 
@@ -148,9 +151,11 @@ class EncoderLane:
         return max(1, min(self._batch_size, self._batch_size * FRAMES_PER_BATCH // frames_per_row))
 
     def _encode_remains(self, count: int) -> None:
-        batch, self._remains = self._remains[:count], self._remains[count:]
+        batch = self._remains[:count]
         if batch:
             self._encode([(rows, place) for rows, place, _ in batch], [clip for _, _, clip in batch])
+            # Only now: an interrupt during the encoding must not lose rows.
+            del self._remains[:count]
 
     def _encode(self, places: list[tuple[VideoRows, int]], clips: list[torch.Tensor]) -> None:
         features = self.encoder.encode(torch.stack(clips))
@@ -167,11 +172,16 @@ class EncoderLane:
     def _fetch(self, in_flight: int) -> None:
         """Put results into their videos' features, all but the newest ones."""
         while len(self._results) > in_flight:
-            features, places = self._results.pop(0)
+            features, places = self._results[0]
             for (rows, place), feature in zip(places, features.float().cpu().numpy(), strict=True):
                 rows.features[place] = feature
+                rows.encoded[place] = True
+            del self._results[0]
 
     def _stored(self, rows: VideoRows) -> np.ndarray:
+        if not rows.encoded.all():
+            lacking = int((~rows.encoded).sum())
+            raise PipelineError(f"{self.encoder.name}: {lacking} rows of {rows.video_id} were never encoded")
         with np.errstate(over="ignore"):
             stored = rows.features.astype(self._store)
         if not np.isfinite(stored).all():

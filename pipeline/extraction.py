@@ -54,7 +54,7 @@ VIDEO_SUFFIXES = frozenset(
 )  # fmt: skip
 FAILURES_FILE = "failures.json"
 FLUSH_ROWS = 4096
-LOOK_AHEAD = 4
+LOOK_AHEAD = 2
 """Videos that may be under way or wait for their predecessors, per decode process."""
 
 TEXTS_PER_BATCH = 256
@@ -107,7 +107,7 @@ def collect_videos(folder: Path) -> list[VideoItem]:
         known = " ".join(sorted(VIDEO_SUFFIXES))
         raise PipelineError(f"{folder} holds no video among its {len(names)} files; known suffixes: {known}")
     counts = Counter(path.stem for path in paths)
-    twice = sorted(path.name for path in paths if counts[path.stem] > 1)
+    twice = ", ".join(sorted(path.name for path in paths if counts[path.stem] > 1))
     if twice:
         raise PipelineError(f"{folder}: a video's id is its name without suffix, but these share one: {twice}")
     return [VideoItem(path.stem, path) for path in sorted(paths, key=lambda path: path.stem)]
