@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ class DatasetConfig:
     """More feature rows than `max_rows` are averaged into that many, or cut off (QVHighlights)."""
     clip_len: float = 1.0
     """Seconds that a feature row stands for when moments are turned into rows; -1: rows share the duration."""
-    max_words: int = _number(16, 1)
+    max_words: int = _number(16, 3)
     max_windows: int = _number(5, 1)
     """Windows of a query that are trained on at a time."""
     length_from_rows: bool = False
@@ -166,6 +167,22 @@ class Config:
         return yaml.safe_dump(to_plain(self), sort_keys=False, width=100)
 
 
+_AT_LEAST_ONE = (1, math.inf)
+_SHARE = (0, 0.99)
+_WEIGHT = (0, math.inf)
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "model.dim": _AT_LEAST_ONE, "model.heads": _AT_LEAST_ONE, "model.feed_forward_dim": _AT_LEAST_ONE,
+    "model.queries": _AT_LEAST_ONE, "model.dropout": _SHARE, "model.input_dropout": _SHARE,
+    "model.frame_word_layers": _AT_LEAST_ONE, "model.segment_sentence_layers": _AT_LEAST_ONE,
+    "model.aligner_layers": _AT_LEAST_ONE, "model.encoder_layers": _AT_LEAST_ONE,
+    "model.decoder_layers": _AT_LEAST_ONE,
+    "loss.span": _WEIGHT, "loss.giou": _WEIGHT, "loss.label": _WEIGHT, "loss.saliency": _WEIGHT, "loss.frame": _WEIGHT,
+    "loss.rank_divisor": (1e-6, math.inf), "loss.rebuild_words": _WEIGHT, "loss.segment_sentence": _WEIGHT,
+    "loss.background_weight": _WEIGHT, "loss.contrast_iou": (-1, 1), "loss.temperature": (1e-6, math.inf),
+    "loss.margin": _WEIGHT, "loss.label_smoothing": _SHARE,
+}  # fmt: skip
+"""Smallest and largest value of the network's and the losses' numbers, whose dataclasses know nothing of files."""
+
 DERIVED = ("video_dim", "text_dim", "word_classes")
 """Sizes of the network that follow from the features and cannot be set."""
 
@@ -185,9 +202,10 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises ConfigError with every mistake: unknown keys (and the nearest valid one), wrong types, impossible values.
     """
-    content = _read(str(name))
+    content = _unshared(_read(str(name)))
     errors = [message for override in overrides if (message := _override(content, override))]
     config = _build(Config, content, "", errors)
+    errors += _impossible(config)
     if errors:
         count = "1 mistake" if len(errors) == 1 else f"{len(errors)} mistakes"
         raise ConfigError(f"{count} in the configuration {name}:\n" + "\n".join(f"  {error}" for error in errors))
@@ -198,6 +216,7 @@ def config_from_plain(content: Mapping[str, Any], source: str) -> Config:
     """Build a configuration from what `to_plain` made of one, as a checkpoint stores it."""
     errors: list[str] = []
     config = _build(Config, content, "", errors)
+    errors += _impossible(config)
     if errors:
         raise ConfigError(f"the configuration in {source} cannot be used:\n" + "\n".join(errors))
     return config
@@ -215,20 +234,15 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def _read(name: str) -> dict[str, Any]:
-    """Read a file and the files that it is based on, merged; `name` is kept as the configuration's name."""
-    resource = resources.files("mesm.pipeline.configs") / f"{name}.yaml"
-    path = Path(name)
-    if resource.is_file():
-        text, source = resource.read_text(), f"{name}.yaml"
-    elif path.suffix in (".yaml", ".yml"):
-        try:
-            text, source = path.read_text(), str(path)
-        except OSError as error:
-            raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from error
-    else:
-        raise ConfigError(f"no shipped configuration is called {name!r}{_nearest(name, shipped_configs())}; "
-                          f"expected one of {', '.join(shipped_configs())}, or the path of a .yaml file")  # fmt: skip
+def _read(name: str, folder: Path | None = None, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a file and the files that it is based on, merged; `name` is kept as the configuration's name.
+
+    folder: where the file that names this one as its base lies; above: the files that led here.
+    """
+    path = Path(name) if folder is None else folder / name
+    text, source = _text_of(name, path)
+    if source in above:
+        raise ConfigError(f"{source} is based on itself: {' -> '.join([*above, source])}")
     try:
         content = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -237,7 +251,30 @@ def _read(name: str) -> dict[str, Any]:
         raise ConfigError(f"{source}: expected a mapping of sections, found {type(content).__name__}")
     base = content.pop("base", None)
     content.setdefault("name", path.stem)
-    return content if base is None else _merge(_read(str(base)), content)
+    return content if base is None else _merge(_read(str(base), path.parent, (*above, source)), content)
+
+
+def _text_of(name: str, path: Path) -> tuple[str, str]:
+    """Return the content of a shipped file or of the file at `path`, and what to call it."""
+    resource = resources.files("mesm.pipeline.configs") / f"{name}.yaml"
+    if resource.is_file():
+        return resource.read_text(encoding="utf-8"), f"{name}.yaml"
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"no shipped configuration is called {name!r}{_nearest(name, shipped_configs())}; "
+                          f"expected one of {', '.join(shipped_configs())}, or the path of a .yaml file")  # fmt: skip
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except OSError as error:
+        raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the configuration {path} is not a text file: {error}") from error
+
+
+def _unshared(value: Any) -> Any:
+    """Copy sections and lists, so that an override of one place does not reach its YAML alias at another."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,7 +341,7 @@ def _build(cls: type[T], content: Any, place: str, errors: list[str]) -> T:
         before = len(errors)
         converted = _convert(value, hints[key], where, errors)
         if len(errors) == before:
-            errors.extend(_out_of_range(converted, known[key].metadata, where))
+            errors.extend(_out_of_range(converted, _limits(known[key].metadata, where), where))
             values[key] = converted
     return cls(**values)
 
@@ -346,11 +383,26 @@ def _kind_name(kind: Any) -> str:
     return names.get(kind, str(kind))
 
 
-def _out_of_range(value: Any, metadata: Mapping[str, Any], place: str) -> Iterator[str]:
-    if "minimum" in metadata and not metadata["minimum"] <= value <= metadata["maximum"]:
-        limit = f"at least {metadata['minimum']:g}"
-        if metadata["maximum"] != float("inf"):
-            limit += f" and at most {metadata['maximum']:g}"
+def _impossible(config: Config) -> Iterator[str]:
+    """Say which values, each possible by itself, cannot be used."""
+    model, clip_len = config.model, config.dataset.clip_len
+    if not (clip_len == -1 or 0 < clip_len < math.inf):
+        yield f"dataset.clip_len: expected seconds above 0, or -1 for rows that share the duration, found {clip_len!r}"
+    if not config.features.video:
+        yield "features.video: expected at least one stream, found none"
+    if model.heads and (model.dim % model.heads or model.dim % 4):
+        yield f"model: dim must be a multiple of 4 and of heads, found dim {model.dim} and heads {model.heads}"
+
+
+def _limits(metadata: Mapping[str, Any], place: str) -> tuple[float, float] | None:
+    return (metadata["minimum"], metadata["maximum"]) if "minimum" in metadata else _RANGES.get(place)
+
+
+def _out_of_range(value: Any, limits: tuple[float, float] | None, place: str) -> Iterator[str]:
+    if limits is not None and not (limits[0] <= value <= limits[1] and math.isfinite(value)):
+        limit = f"at least {limits[0]:g}"
+        if limits[1] != math.inf:
+            limit += f" and at most {limits[1]:g}"
         yield f"{place}: expected {limit}, found {value!r}"
 
 
