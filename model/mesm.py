@@ -72,7 +72,7 @@ class Output:
     spans: list[Tensor]
     """(N, Q, 2): centre and width as fractions of the duration."""
     saliency: Tensor
-    """(N, L): score of each frame, 0 at padding."""
+    """(N, L): score of each frame, 0 at padding; with `encoder_loss: bce`, the classifier's logit."""
     negative_saliency: Tensor | None
     """(N, L): score of each frame for the negative query."""
     frame_logits: Tensor | None
@@ -224,10 +224,11 @@ class Mesm(nn.Module):
         self.query_spans = nn.Parameter(torch.randn(config.queries, 2))
         self.span_head = Mlp(dim, dim, 2, 3)
         self.class_head = nn.Linear(dim, 2)
-        self.saliency_frame = nn.Linear(dim, dim)
-        self.saliency_global = nn.Linear(dim, dim)
         if config.encoder_loss == "bce":
             self.frame_head = Mlp(dim, dim, 1, 2)
+        else:
+            self.saliency_frame = nn.Linear(dim, dim)
+            self.saliency_global = nn.Linear(dim, dim)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -261,14 +262,17 @@ class Mesm(nn.Module):
         mask = self._cross_mask(layout.mask, text_mask[text_of_query], n)
         aligned = self.aligner(enhanced, row_positions, layout, text[text_of_query], None, mask)
         memory_global, memory = self._encode(aligned, row_positions, layout)
-        saliency = self._saliency(memory_global, memory).masked_fill(~layout.mask, 0)
+        by_classifier = self.config.encoder_loss == "bce"
+        frame_logits = self.frame_head(memory[:n]).squeeze(-1) if by_classifier else None
+        saliency = self._saliency(memory_global, memory) if frame_logits is None else frame_logits
+        saliency = saliency.masked_fill(~layout.mask[: len(saliency)], 0)
         logits, spans = self._decode(memory[:n], layout.mask[:n], layout.pad(row_positions)[:n])
         return Output(
             logits=logits,
             spans=spans,
             saliency=saliency[:n],
             negative_saliency=saliency[n:] if batch.negative_query is not None else None,
-            frame_logits=self.frame_head(memory[:n]).squeeze(-1) if self.config.encoder_loss == "bce" else None,
+            frame_logits=frame_logits,
             projected_video=padded,
             enhanced_video=layout.pad(enhanced)[:n],
             segment_token=token,

@@ -15,7 +15,9 @@ from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.evaluation import Evaluation, baseline_scores, evaluate_run, load_trained, protocol_of
 from mesm.pipeline.metrics import evaluate_predictions
 from mesm.pipeline.predictions import load_predictions
+from mesm.pipeline.report_run import write_run_report
 from mesm.pipeline.runs import RunDirectory
+from mesm.pipeline.tables import metrics_table
 
 
 def evaluate(
@@ -33,6 +35,9 @@ def evaluate(
     folder = run if run.is_dir() else run.parent
     record = {r.split: {name: scores.as_record() for name, scores in r.scores.items()} for r in results}
     RunDirectory(folder).write_json("evaluation.json", record)
+    protocol = next(iter(results[0].scores.values())).protocol
+    if RunDirectory(folder).metrics():
+        write_run_report(folder, {r.split: metrics_table(r.scores) for r in results}, [f"Protocol: {protocol}."])
     return results
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from mesm.datasets.annotations import Annotation, read_annotations
 from mesm.datasets.faults import write_point
 from mesm.datasets.grouping import epoch_batches, split_by_video
+from mesm.datasets.publishing import remove_stale_temporaries
 from mesm.datasets.shards import FeatureFolder
 from mesm.datasets.vocabulary import Vocabulary
 from mesm.model import Mesm, compute_losses
@@ -32,6 +33,7 @@ from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.evaluation import evaluate_split
 from mesm.pipeline.metrics import Scores
 from mesm.pipeline.queries import WORD_TABLE_FILE, TextSource, VectorText, open_streams, open_text
+from mesm.pipeline.report_run import write_run_report
 from mesm.pipeline.runs import BEST, LAST, RunDirectory, optimiser_tensors, restore_optimiser
 from mesm.pipeline.tables import metrics_table, render_text
 
@@ -398,7 +400,9 @@ def train(
         say(f"{out} is complete: {config.train.epochs} epochs, best {trainer.state.best_epoch + 1} by "
             f"{config.train.select_by} {trainer.state.best_score:.2f}")  # fmt: skip
         return run
+    remove_stale_temporaries(out)
     trainer.train()
+    write_run_report(out, notes=[f"The best epoch was chosen by {config.train.select_by} on {data.validation_name}."])
     say(f"done: best epoch {trainer.state.best_epoch + 1}, {config.train.select_by} {trainer.state.best_score:.2f} on "
         f"{data.validation_name}")  # fmt: skip
     return run

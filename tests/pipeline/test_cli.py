@@ -1,0 +1,137 @@
+"""The command line as a user meets it: help, exit codes, and one clear message for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from mesm.pipeline import cli
+
+SCREEN = 30
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.run(list(arguments))
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def write_video(path: Path, seconds: int = 3) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(10 * seconds):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * i % 256, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("command", ["", "extract", "train", "evaluate", "ground", "demo", "import-features"])
+def test_help_fits_on_a_screen_and_has_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, out, _ = run(capsys, *filter(None, [command]), "--help")
+    assert code == 0
+    assert len(out.splitlines()) <= SCREEN
+    assert "Example: mesm-pipeline" in out
+
+
+def test_version_and_configs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version")[1].strip() == cli.__version__
+    names = run(capsys, "configs")[1]
+    assert all(name in names for name in ("demo", "charades-mini", "tacos-c3d-glove", "qvhighlights-clip-slowfast"))
+    assert "batch_groups" in run(capsys, "configs", "demo")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["extract", "--videos", "no-such-folder", "--config", "demo"], "no such folder"),
+        (["extract", "--videos", ".", "--config", "dmo"], "did you mean 'demo'"),
+        (["extract", "--videos", ".", "--config", "demo", "--set", "extract.worker=2"], "did you mean 'workers'"),
+        (["extract", "--videos", ".", "--config", "demo", "--weights", "x=y"], "expected NAME=PATH"),
+        (["train", "--out", "runs/a", "--config", "demo"], "--annotations"),
+        (["train", "--out", "runs/a", "--config", "demo", "--annotations", "nowhere"], "there is no nowhere"),
+        (["evaluate"], "run directory or --predictions"),
+        (["evaluate", "no-run", "--annotations", "."], "no checkpoint"),
+        (["ground", "video.mp4", "  "], "query is empty"),
+        (["ground", "video.mp4", "a cat", "--checkpoint", "no-run"], "no checkpoint"),
+        (["verify", "no-folder"], "not a folder"),
+        (["weights", "get", "nothing"], "expected one of"),
+        (["import-checkpoint", "none.ckpt", "--out", "runs/x"], "none.ckpt"),
+    ],
+)
+def test_mistake_is_one_message_and_exit_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    arguments: list[str], words: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert words in err
+    assert "Traceback" not in err
+    assert not out
+
+
+def test_folder_without_videos_is_an_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no video")
+    code, _, err = run(
+        capsys, "extract", "--videos", str(tmp_path), "--config", "demo", "--features", str(tmp_path / "f")
+    )
+    assert code == 2
+    assert "no video" in err
+
+
+def test_missing_weights_offline_say_where_to_put_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MESM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    write_video(tmp_path / "a.mp4")
+    code, _, err = run(
+        capsys, "extract", "--videos", str(tmp_path), "--config", "charades-clip-slowfast", "--features", str(tmp_path)
+    )
+    assert code == 2
+    assert "https://" in err
+    assert str(tmp_path / "cache") in err
+
+
+def test_extract_lists_failures_and_a_second_run_does_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    write_video(videos / "good.mp4")
+    (videos / "bad.mp4").write_bytes(b"this is no video")
+    annotations = tmp_path / "queries.jsonl"
+    records = [
+        {"query_id": 1, "video_id": "good", "query": "it gets bright", "moments": [[0, 2]], "split": "train"},
+        {"query_id": 2, "video_id": "gone", "query": "it gets dark", "moments": [[0, 2]], "split": "train"},
+    ]
+    annotations.write_text("".join(json.dumps(record) + "\n" for record in records))
+    arguments = ["extract", "--videos", str(videos), "--config", "demo", "--features", str(tmp_path / "features"),
+                 "--annotations", str(annotations)]  # fmt: skip
+    code, out, err = run(capsys, *arguments)
+    assert code == 1
+    assert "1 videos extracted" in out
+    assert "bad: probe:" in err
+    assert "gone" in err
+    (videos / "bad.mp4").unlink()
+    records.pop()
+    annotations.write_text("".join(json.dumps(record) + "\n" for record in records))
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert out.startswith("nothing to do: all 1 videos are there")
+
+
+def test_installed_command_shows_no_traceback(tmp_path: Path) -> None:
+    finished = subprocess.run(
+        ["mesm-pipeline", "ground", "nothing.mp4", "a dog", "--checkpoint", str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 2
+    assert "Traceback" not in finished.stderr
