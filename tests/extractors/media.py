@@ -410,6 +410,17 @@ def picture_pattern(folder: Path) -> Path:
     return folder / "picture%02d.png"
 
 
+def with_bad_frames(*numbers: int) -> Film:
+    """Return a film of 100 key frames, some of which cannot be decoded, though the file has them in its tables."""
+    chosen = "+".join(f"eq(n\\,{number})" for number in numbers)
+    return Film(
+        "bad-frames.mp4",
+        (*X264, "-g", "1"),
+        frames=100,
+        remux=((), ("-c", "copy", "-bsf:v", f"noise=amount={chosen}")),
+    )
+
+
 def spliced(*widths: int) -> Callable[[Path], Path]:
     """Return the maker of one stream of several films of 20 frames, each beginning its times anew."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media import BROKEN, FILMS, X264, Film, make_film, read_number
+from media import BROKEN, FILMS, X264, Film, make_film, read_number, with_bad_frames
 
 from mesm.extractors import decoding
 from mesm.extractors.decoding import (
@@ -58,6 +58,7 @@ class Outcome:
     shapes: set[tuple[int, ...]] = field(default_factory=set)
     attempts: int = 0
     decoder: str = ""
+    missing: int = 0
     error: VideoError | None = None
 
     @property
@@ -105,8 +106,8 @@ def take_note(pool: DecodePool, event: object, outcome: Outcome, outputs: Output
             outcome.shapes.add(pixels.shape)
         case Restarted():
             outcome.frames, outcome.painted, outcome.shapes = {}, {}, set()
-        case Finished(_, decoder, _):
-            outcome.decoder = decoder
+        case Finished(_, decoder, missing):
+            outcome.decoder, outcome.missing = decoder, missing
         case Failed(_, error):
             outcome.error = error
 
@@ -360,6 +361,13 @@ def test_pyav_takes_over_where_decord_alone_fails(named: Callable[[str], Path]) 
     for outcome in outcomes:
         assert outcome.whole
         assert (outcome.attempts, outcome.decoder) == (2, "pyav")
+
+
+def test_frame_that_decord_refuses_is_passed_over_by_pyav(shared_pool: DecodePool, tmp_path: Path) -> None:
+    (outcome,) = decode_all(shared_pool, [make_film(with_bad_frames(50), tmp_path)])
+    assert outcome.error is None
+    assert (outcome.decoder, outcome.missing) == ("pyav", 1)
+    assert outcome.painted == {0: [49 if number == 50 else number for number in range(100)]}
 
 
 def test_killed_process_costs_at_most_one_video(named: Callable[[str], Path]) -> None:

@@ -17,11 +17,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media import BROKEN, DAMAGED, FILMS, LATE_SOUND, Film, ffmpeg, late_sound, make_film, read_number
+from media import (
+    BROKEN,
+    DAMAGED,
+    FILMS,
+    LATE_SOUND,
+    Film,
+    ffmpeg,
+    late_sound,
+    make_film,
+    read_number,
+    with_bad_frames,
+)
 from reading import Reading, ReadingProcess, read_film
 from shared import ROOT as SHARED
 
-from mesm.extractors.errors import VideoError
+from mesm.extractors.errors import DecodeError, VideoError
 from mesm.extractors.probing import probe
 from mesm.extractors.streams import open_stream
 
@@ -279,6 +290,23 @@ def test_frames_after_the_damage_are_at_their_times(
         )
 
 
+@pytest.mark.parametrize(("bad", "held"), [(0, 1), (50, 49), (99, 98)])
+def test_a_frame_that_cannot_be_decoded_leaves_its_neighbour_standing(
+    bad: int, held: int, tmp_path: Path, reader: ReadingProcess
+) -> None:
+    reading = reader.read(make_film(with_bad_frames(bad), tmp_path), "pyav")
+    assert reading.error is None
+    assert reading.painted == [held if number == bad else number for number in range(100)]
+    assert reading.missing == 1
+
+
+def test_more_than_one_percent_of_bad_frames_is_an_error(
+    backend: str, tmp_path: Path, reader: ReadingProcess
+) -> None:
+    reading = reader.read(make_film(with_bad_frames(50, 60), tmp_path), backend)
+    assert isinstance(reading.error, DecodeError)
+
+
 def test_sound_that_begins_later_does_not_disturb(tmp_path: Path, reader: ReadingProcess) -> None:
     reading = reader.read(late_sound(tmp_path))
     assert reading.error is None
@@ -436,7 +464,7 @@ def test_frame_survives_the_next_one(backend: str, film_path: Callable[[str], Pa
     assert [read_number(rgb) for rgb in kept] == list(range(50))
 
 
-@pytest.mark.parametrize("replacement", ["h264 two frames", "audio", "nothing", "text"])
+@pytest.mark.parametrize("replacement", ["h264 two frames", "h264 ntsc", "audio", "nothing", "text"])
 def test_file_that_changed_since_it_was_probed_is_noticed(
     replacement: str, backend: str, film_path: Callable[[str], Path], tmp_path: Path
 ) -> None:
