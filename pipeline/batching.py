@@ -114,6 +114,7 @@ def check_durations(folders: Sequence[FeatureFolder], annotations: Sequence[Anno
     Returns a warning when some do.
     """
     durations = {a.video_id: a.duration_s for a in annotations if a.duration_s is not None}
+    warnings = []
     for folder in folders:
         problems = []
         for video, duration in durations.items():
@@ -126,8 +127,8 @@ def check_durations(folders: Sequence[FeatureFolder], annotations: Sequence[Anno
         if len(problems) > 0.5 * len(durations):
             raise FeatureError(f"rows and annotated durations do not agree in {text}")
         if problems:
-            return f"rows and annotated durations differ by more than a clip in {text}"
-    return None
+            warnings.append(f"rows and annotated durations differ by more than a clip in {text}")
+    return "; ".join(warnings) or None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mesm.datasets.vocabulary import (
     read_clip_counts,
     read_word_counts,
 )
-from mesm.datasets.word_vectors import UNKNOWN, WordVectors
+from mesm.datasets.word_vectors import PADDING_ROW, UNKNOWN, WordVectors
 from mesm.datasets.words import piece_weights, split_words, word_weights
 from mesm.pipeline.config import DatasetConfig, TextFeatureConfig, VideoFeatureConfig
 
@@ -84,7 +84,8 @@ class EncodedText:
         if self.config.encoder == "clip-text":
             pieces = [self._pieces[token] for token in ids]
             return piece_weights(pieces, self.config.word_weights).astype(np.float32)
-        weights = np.ones(len(ids), np.float32)
+        # Other encoders close their texts with a token of their own; those without CLIP's start have none to spare.
+        weights = np.array([token not in (CLIP_START_ID, CLIP_END_ID) for token in ids], np.float32)
         weights[-1] = 0.0
         return weights
 
@@ -167,14 +168,16 @@ class VectorText:
         A query without any known word becomes one unknown word, so that it still has an answer.
         """
         words = split_words(query, self.config.words)
-        rows = self.table.rows(words)
         if self.config.unknown_words == "drop":
-            words = [word for word, row in zip(words, rows, strict=True) if row != UNKNOWN]
+            words = [word for word, known in zip(words, self._known(words), strict=True) if known]
         words = words[: self.max_words] or [""]
-        rows = self.table.rows(words)
-        vectors = np.where((rows == UNKNOWN)[:, None], self.unknown_vector, self.table.lookup(words))
+        vectors = np.where(self._known(words)[:, None], self.table.lookup(words), self.unknown_vector)
         weights = word_weights(words, self.config.word_weights).astype(np.float32)
         return Words(normalise_words(vectors), tuple(words), weights)
+
+    def _known(self, words: Sequence[str]) -> np.ndarray:
+        rows = self.table.rows(words)
+        return (rows != UNKNOWN) & (rows != PADDING_ROW)
 
     def make_vocabulary(self, queries: Sequence[str], annotations: Path | None) -> Vocabulary:
         """Return the table's own counts, the published ones beside the annotations, or counts on `queries`."""
