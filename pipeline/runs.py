@@ -10,9 +10,7 @@ predictions-<split>.jsonl, report.html
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mesm.datasets.faults import write_point
-from mesm.datasets.publishing import replace_file
+from mesm.datasets.publishing import remove_stale_temporaries, replace_file, write_errors
 from mesm.pipeline.errors import PipelineError
 
 METADATA_KEY = "mesm-checkpoint"
@@ -59,15 +57,15 @@ class RunDirectory:
         return self.path / f"checkpoint-{which}.safetensors"
 
     def create(self) -> None:
-        """Make the folder; PipelineError when that is impossible."""
-        with _write_errors(self.path):
+        """Make the folder, or clear an old one of what killed writers left; FeatureError when that is impossible."""
+        with write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+        remove_stale_temporaries(self.path)
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a text file of the run at once."""
+        """Write a text file of the run at once; FeatureError when the disk is full or the folder cannot be written."""
         path = self.path / name
-        with _write_errors(path):
-            replace_file(path, lambda temporary: _write_text(temporary, text))
+        replace_file(path, lambda temporary: _write_text(temporary, text))
         return path
 
     def write_json(self, name: str, value: Any) -> Path:
@@ -75,7 +73,7 @@ class RunDirectory:
         return self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
     def save(self, which: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Publish a checkpoint: a reader finds the old one or the new one, never half of one."""
+        """Publish a checkpoint: a reader finds the old or the new one, never half. Errors as in `write_text`."""
         path = self.checkpoint_path(which)
         text = json.dumps({"format": FORMAT, **meta}, separators=(",", ":"), sort_keys=True)
         content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {METADATA_KEY: text})
@@ -88,8 +86,7 @@ class RunDirectory:
                 file.write(content[half:])
 
         write_point("checkpoint:before-write")
-        with _write_errors(path):
-            replace_file(path, write)
+        replace_file(path, write)
         write_point("checkpoint:published")
 
     def load(self, which: str) -> Checkpoint | None:
@@ -123,6 +120,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {})[METADATA_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if not isinstance(meta, dict):
+            raise ValueError(f"expected its description to be an object, found {meta!r}")
     except FileNotFoundError as error:
         raise PipelineError(f"there is no checkpoint {path}; train first, or give a run directory") from error
     except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -134,15 +133,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise PipelineError(f"{path} cannot be written: {reason}; free space or choose another --out") from error
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
