@@ -20,10 +20,12 @@ def say(text: str) -> None:
 
 
 class ProgressBar:
-    """Counts steps towards a total; without a terminal it prints a line every 15 seconds and at the end."""
+    """Counts steps towards a total; without a terminal it prints a line every 15 seconds."""
 
-    def __init__(self, what: str, total: int) -> None:
-        self.what, self.total, self.done, self.note = what, total, 0, ""
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        """Start at `done`, which earlier runs did: the time left is judged by this run's pace."""
+        self.what, self.total, self.done, self.note = what, total, done, ""
+        self._first = done
         self._bar: Progress | None = None
         self._started = self._printed = time.monotonic()
 
@@ -32,7 +34,7 @@ class ProgressBar:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=messages, transient=True)
             self._bar.start()
-            self._task = self._bar.add_task(self.what, total=self.total, note="")
+            self._task = self._bar.add_task(self.what, total=self.total, completed=self._first, note="")
         return self
 
     def update(self, done: int, note: str = "") -> None:
@@ -46,7 +48,7 @@ class ProgressBar:
     def _line(self) -> None:
         self._printed = time.monotonic()
         elapsed = self._printed - self._started
-        left = elapsed / max(self.done, 1) * (self.total - self.done)
+        left = elapsed / max(self.done - self._first, 1) * (self.total - self.done)
         say(f"{self.what}: {self.done}/{self.total}, {elapsed:.0f} s, about {left:.0f} s left {self.note}".rstrip())
 
     def __exit__(

@@ -7,7 +7,9 @@ computes the same loss sequence as one that was never stopped.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -52,6 +54,12 @@ class TrainingData:
     fingerprints: dict[str, str]
     validation_name: str
 
+    @property
+    def queries_hash(self) -> str:
+        """SHA-256 of the queries that are trained and validated on, with all that is known of them."""
+        queries = [*self.train.annotations, None, *self.validation.annotations]
+        return hashlib.sha256(repr(queries).encode()).hexdigest()
+
 
 @dataclass
 class State:
@@ -80,6 +88,11 @@ def training_splits(
     chosen = select_on or dataset.validation_split
     if chosen:
         return train, load_split(config, annotations, chosen), chosen
+    if len({annotation.video_id for annotation in train}) < 2:
+        raise PipelineError(
+            f"the {dataset.train_split} split has a single video, so none can be held back to choose the best epoch; "
+            "name a split for that by dataset.validation_split"
+        )
     kept, held = split_by_video(train, dataset.validation_fraction, seed=dataset.validation_seed, by=dataset.group_by)
     name = f"{dataset.validation_fraction:.0%} of the {dataset.train_split} videos (seed {dataset.validation_seed})"
     return kept, held, name
@@ -160,6 +173,9 @@ class Trainer:
         say(f"network: {parameters:,} parameters, frames {data.train.frames.dim}, words {data.text.dim}, "
             f"{data.vocabulary.classes} word classes; {self.device}, {train.precision}")  # fmt: skip
         say(f"validation: {len(data.validation)} queries, {data.validation_name}; best epoch by {train.select_by}")
+        if data.validation_name in self.config.dataset.test_splits:
+            say(f"note: the best epoch is chosen on {data.validation_name}, a test split, as published; "
+                "its figures there are too good")  # fmt: skip
 
     def restore(self) -> bool:
         """Go on from the last checkpoint, if there is one that fits; PipelineError when it does not."""
@@ -187,6 +203,11 @@ class Trainer:
             raise PipelineError(
                 f"{self.run.path} was trained on other features: {'; '.join(pairs)}; choose another --out"
             )
+        if meta.get("queries", self.data.queries_hash) != self.data.queries_hash:
+            raise PipelineError(
+                f"{self.run.path} was trained on other queries, or validated on another split, than the annotations "
+                "and --select-on give now; use the same to resume it, or choose another --out"
+            )
         differences = list(_differences(meta["config"], to_plain(self.config)))
         differences = [
             d for d in differences if not d.startswith(("extract.", "train.epochs:", "dataset.annotations:"))
@@ -208,12 +229,10 @@ class Trainer:
         batches = self._batches(self.state.epoch)
         started, first = time.monotonic(), self.state.step
         title = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}"
-        with ProgressBar(title, len(batches)) as bar:
+        with ProgressBar(title, len(batches), first) as bar:
             for step in range(first, len(batches)):
-                parts = self._step(batches[step], step)
-                if parts is not None:
-                    for name, value in parts.items():
-                        self.state.sums[name] = self.state.sums.get(name, 0.0) + value
+                for name, value in self._step(batches[step], step).items():
+                    self.state.sums[name] = self.state.sums.get(name, 0.0) + value
                 self.state.step = step + 1
                 mean = self.state.sums.get("total", math.nan) / max(self.state.step, 1)
                 bar.update(self.state.step, f"loss {mean:.3f}")
@@ -222,24 +241,25 @@ class Trainer:
                     self._save_last()
         self._epoch_seconds = time.monotonic() - started
 
-    def _step(self, group_numbers: Sequence[int], step: int) -> dict[str, float] | None:
+    def _step(self, group_numbers: Sequence[int], step: int) -> dict[str, float]:
         """Do one optimiser step; returns the parts of the loss."""
         losses = self.losses(group_numbers, step)
         self.optimiser.zero_grad(set_to_none=True)
         losses["total"].backward()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(self.state.epoch * self.steps_per_epoch + step)
-        if self.config.train.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.train.clip_norm, foreach=True)
+        most = self.config.train.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), most, foreach=True)
         self.optimiser.step()
         self._average()
         names = list(losses)
-        values = torch.stack([losses[name].detach().float() for name in names]).tolist()
+        *values, length = torch.stack([*(losses[name].detach().float() for name in names), norm.float()]).tolist()
         parts = dict(zip(names, values, strict=True))
-        if not math.isfinite(parts["total"]):
+        if not math.isfinite(parts["total"]) or not math.isfinite(length):
+            what = "gradient" if math.isfinite(parts["total"]) else "loss"
             shown = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
             raise PipelineError(
-                f"the loss is not finite in epoch {self.state.epoch + 1}, step {step + 1}: {shown}; the last "
+                f"the {what} is not finite in epoch {self.state.epoch + 1}, step {step + 1}: {shown}; the last "
                 "checkpoint is from before; lower train.lr or set train.clip_norm"
             )
         return parts
@@ -332,6 +352,8 @@ class Trainer:
             "config": to_plain(self.config),
             "sizes": {name: getattr(sizes, name) for name in ("video_dim", "text_dim", "word_classes")},
             "fingerprints": self.data.fingerprints,
+            "queries": self.data.queries_hash,
+            "validation": self.data.validation_name,
             "vocabulary": self.data.vocabulary.to_json(),
             "text": self.data.text.state(),
             "state": {**state, "best_score": _to_json(state["best_score"])},
@@ -366,17 +388,18 @@ def _differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
 def batches_by_length(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[list[int]]:
     """Exchange groups between neighbouring batches so that each holds videos of similar length.
 
-    Batches are taken `LENGTH_POOL` at a time, so which groups meet still changes from epoch to epoch; sizes and the
-    order of the pools stay.
+    Batches are taken `LENGTH_POOL` at a time, or a quarter of them if they are few, so which groups meet still changes
+    from epoch to epoch. Within a pool, batches keep a random order: that of their shortest videos in `batches`.
     """
-    result = []
-    for start in range(0, len(batches), LENGTH_POOL):
-        pool = batches[start : start + LENGTH_POOL]
-        ordered = sorted((group for batch in pool for group in batch), key=lambda group: (lengths[group], group))
-        position = 0
-        for batch in pool:
-            result.append(ordered[position : position + len(batch)])
-            position += len(batch)
+    size = min(LENGTH_POOL, max(len(batches) // 4, 2))
+    result: list[list[int]] = []
+    for start in range(0, len(batches), size):
+        pool = batches[start : start + size]
+        drawn = [group for batch in pool for group in batch]
+        ordered = iter(sorted(drawn, key=lambda group: lengths[group]))
+        similar = [list(itertools.islice(ordered, len(batch))) for batch in pool]
+        place = {group: number for number, group in enumerate(drawn)}
+        result += sorted(similar, key=lambda batch: place[batch[0]])
     return result
 
 

@@ -68,8 +68,13 @@ def make_corpus(folder: Path, videos: int = 12, test_videos: int = 4, queries: i
     return folder
 
 
-def write_streams(features: Path, streams: dict[str, tuple[np.ndarray, np.ndarray]], version: int = 0) -> None:
-    for place, name in enumerate(("first", "second")):
+def write_streams(
+    features: Path,
+    streams: dict[str, tuple[np.ndarray, np.ndarray]],
+    version: int = 0,
+    names: Sequence[str] = ("first", "second"),
+) -> None:
+    for place, name in enumerate(names):
         spec = {"encoder": name, "dim": VIDEO_DIM, "clip_len_s": 1.0, "version": version}
         with FeatureFolder.create_or_open(features, name, spec).writer() as writer:
             for video, arrays in streams.items():
