@@ -87,13 +87,21 @@ def baseline_scores(
     train: Sequence[Annotation], test: Sequence[Annotation], config: Config,
     durations: Mapping[str, float] | None = None,
 ) -> dict[str, Scores]:  # fmt: skip
-    """Score the best fixed window, fitted on the training queries, and the whole video."""
+    """Score the best fixed window, fitted on the training queries if there are any, and the whole video."""
     protocol = protocol_of(config)
-    fixed = fit_fixed_window(train, durations_s=durations)
+    fixed = [fit_fixed_window(train, durations_s=durations)] if train else []
     return {
         baseline.name: evaluate_predictions(baseline.predict(test, durations), test, protocol)
-        for baseline in (fixed, WHOLE_VIDEO)
+        for baseline in (*fixed, WHOLE_VIDEO)
     }
+
+
+def _training_durations(train: Sequence[Annotation], config: Config, features: Path) -> dict[str, float]:
+    """Seconds of the training videos: as annotated, else as long as their features are, if these are here."""
+    durations = {a.video_id: a.duration_s for a in train if a.duration_s is not None}
+    folder = open_streams(config.features.video, features)[0]
+    unknown = {a.video_id for a in train} - set(durations)
+    return durations | {v: folder.record(v).rows * config.dataset.clip_len for v in unknown if v in folder}
 
 
 @dataclass(frozen=True)
@@ -211,11 +219,11 @@ def evaluate_run(
         predictions = predict(trained.model, data, trained.config)
         file = trained.folder / f"predictions-{split}.jsonl"
         save_predictions(file, predictions)
-        durations = {a.video_id: data.duration(i) for i, a in enumerate(data.annotations)}
-        durations |= {a.video_id: a.duration_s for a in train if a.duration_s is not None}
+        durations = _training_durations(train, trained.config, features)
+        durations |= {a.video_id: data.duration(i) for i, a in enumerate(data.annotations)}
         scores = {trained.config.name: evaluate_predictions(predictions, queries, protocol_of(trained.config))}
         fitted = [a for a in train if a.video_id in durations]
-        scores |= baseline_scores(fitted, queries, trained.config, durations) if fitted else {}
+        scores |= baseline_scores(fitted, queries, trained.config, durations)
         say(f"{split}: {len(queries)} queries; predictions in {file}")
         results.append(Evaluation(split, scores, file))
     return results
