@@ -308,7 +308,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder of the demo; an unfinished demo goes on.")] = Path(
         "mesm-demo"
     ),
-    videos: Annotated[int, typer.Option(min=10, help="Videos to generate.")] = 120,
+    videos: Annotated[int, typer.Option(min=10, help="Videos to generate.")] = 240,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the generated videos.")] = 0,
 ) -> int:
     """Run the whole pipeline on generated videos: no download, minutes on a CPU.
