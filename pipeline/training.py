@@ -189,8 +189,6 @@ class Trainer:
         if self.averaged is not None:
             self.averaged = {k: v.to(self.device) for k, v in checkpoint.part("averaged").items()}
         self.state = State(**{**meta["state"], "best_score": _from_json(meta["state"]["best_score"])})
-        rows = [row for row in self.run.metrics() if row["epoch"] < self.state.epoch]
-        self.run.set_metrics(rows)
         return True
 
     def _refuse_other(self, meta: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from mesm.pipeline.training import train
 
 VIDEO_DIM, TEXT_DIM = 8, 12
 VERBS = ("opens", "closes", "lifts", "throws")
+ENDINGS = (" a thing", "", " something")
 CONTENT = {
     "dataset": {"reader": "jsonl", "test_splits": ["test"], "validation_fraction": 0.25, "max_rows": 16,
                 "max_words": 6},
@@ -56,7 +57,7 @@ def make_corpus(folder: Path, videos: int = 12, test_videos: int = 4, queries: i
             first[start:end] += directions[verb]
             records[split].append({
                 "query_id": len(records["train"]) + len(records["test"]), "video_id": f"v{number:02}",
-                "query": f"somebody {VERBS[verb]} a thing", "moments": [[start, end]], "duration_s": rows,
+                "query": f"somebody {VERBS[verb]}{ENDINGS[number % 3]}", "moments": [[start, end]], "duration_s": rows,
             })  # fmt: skip
         streams[f"v{number:02}"] = first, generator.standard_normal((rows + 1, VIDEO_DIM)).astype(np.float32)
     for split, lines in records.items():
