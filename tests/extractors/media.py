@@ -435,13 +435,13 @@ def spliced(*widths: int) -> Callable[[Path], Path]:
 LATE_SOUND = Film(
     "late-sound.ts",
     (*x264("keyint=25:bframes=0"), "-c:a", "aac", "-shortest"),
-    frames=225,
+    frames=250,
     inputs=("-f", "lavfi", "-i", "sine"),
 )
 
 
 def late_sound(folder: Path) -> Path:
-    """Make the film LATE_SOUND such that its sound is first mentioned after six seconds, in the stream itself."""
+    """Make the film LATE_SOUND such that its sound is first mentioned after nine seconds, in the stream itself."""
     whole = make_film(LATE_SOUND, folder)
     keep_times = (
         "-copyts",
@@ -455,8 +455,8 @@ def late_sound(folder: Path) -> Path:
         "disabled",
     )
     silent, loud = folder / "silent.ts", folder / "loud.ts"
-    ffmpeg("-i", str(whole), *keep_times, "-an", "-frames:v", "150", str(silent))
-    ffmpeg("-i", str(whole), *keep_times, "-bsf:v", "noise=drop=lt(n\\,150)", str(loud))
+    ffmpeg("-i", str(whole), *keep_times, "-an", "-frames:v", "225", str(silent))
+    ffmpeg("-i", str(whole), *keep_times, "-bsf:v", "noise=drop=lt(n\\,225)", str(loud))
     return write(silent.read_bytes() + loud.read_bytes(), folder / LATE_SOUND.file)
 
 
@@ -477,6 +477,21 @@ BROKEN: dict[str, Callable[[Path], Path]] = {
     "audio only mp4": sound("sound.mp4"),
     "audio only mkv": sound("sound.mkv"),
     "audio only wav": sound("sound.wav"),
+    "audio with cover picture": sound(
+        "cover.m4a",
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=s=96x64:r=1:d=1",
+        "-map",
+        "0",
+        "-map",
+        "1",
+        "-c:v",
+        "mjpeg",
+        "-disposition:v:0",
+        "attached_pic",
+    ),
     "no frames": lambda folder: make_film(Film("no-frames.mp4", frames=0), folder),
     "unknown codec": renamed_codec,
     "m3u8 playlist": playlist("list.m3u8", HLS),
@@ -511,21 +526,6 @@ DAMAGED: dict[str, Callable[[Path], Path]] = {
     ),
     "picture named mp4": lambda folder: write(
         ffmpeg("-f", "lavfi", "-i", "testsrc=s=96x64:r=1:d=1", "-f", "mjpeg", "-"), folder / "picture.mp4"
-    ),
-    "audio with cover picture": sound(
-        "cover.m4a",
-        "-f",
-        "lavfi",
-        "-i",
-        "testsrc=s=96x64:r=1:d=1",
-        "-map",
-        "0",
-        "-map",
-        "1",
-        "-c:v",
-        "mjpeg",
-        "-disposition:v:0",
-        "attached_pic",
     ),
     **{
         f"corrupt {film.file[4:]} {seed}": partial(hit, film, seed=seed, region=(0.45, 0.8))

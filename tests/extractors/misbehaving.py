@@ -1,7 +1,8 @@
 """A decoder for tests that goes wrong in the way that the film's file name says, in decode processes only.
 
-`films/hang-a.mp4` hangs, and so on by the first word; any other file is read as usual. A `-decord` at the end
-of the name keeps the misbehaviour to the decoder of that name.
+`films/hang-a.mp4` hangs, and so on by the first word; any other file is read as usual. A `-decord` at the
+end of the name keeps the misbehaviour to the decoder of that name. A file beside the film, `wrong_since`,
+appears when things go wrong.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 from mesm.extractors import decode_process
@@ -21,7 +23,7 @@ from mesm.extractors.streams import FrameStream, open_stream
 AFTER = 10
 """The frame at which things go wrong."""
 
-SLOW_S = 0.05
+SLOW_S = 0.03
 
 
 def hang_in_native_code() -> None:
@@ -75,12 +77,18 @@ class MisbehavingStream(FrameStream):
         """Yield what the other stream yields, and go wrong."""
         for number, picture in self._inner.pictures(wanted):
             if self._every_frame or number == AFTER:
+                wrong_since(self.info.path).touch()
                 self._go_wrong()
             yield number, picture
 
     def close(self) -> None:
         """Release the file."""
         self._inner.close()
+
+
+def wrong_since(film: Path) -> Path:
+    """Return the file that appears when things go wrong with a film."""
+    return film.with_suffix(".wrong")
 
 
 def open_misbehaving(info: VideoInfo, threads: int = 1) -> FrameStream:
