@@ -42,6 +42,9 @@ _TURNS: dict[int, tuple[tuple[str, str], ...]] = {
 # AVI stores no presentation times, and those that are made up for it skip and repeat.
 _COUNTED_CONTAINERS = frozenset({"avi"})
 
+NARROW = 256
+"""Pixels of width below which decord's shape of frames is checked before it is trusted."""
+
 
 class Picture(Protocol):
     """One decoded frame, not yet converted."""
@@ -138,8 +141,9 @@ class DecordStream(FrameStream):
         times = info.timestamps * float(info.time_base)
         # decord keeps times in single precision.
         tolerance = float(info.time_base) + 1e-6 * float(times[-1]) + 1e-6
-        agree = np.abs(starts - starts[0] - times).max() <= tolerance
-        return cls(info, reader) if agree else None
+        if np.abs(starts - starts[0] - times).max() > tolerance or not _is_rgb(info):
+            return None
+        return cls(info, reader)
 
     def pictures(self, wanted: Collection[int] | None = None) -> Iterator[tuple[int, Picture | None]]:
         """Yield (frame number, picture) for every frame; the picture is None for frames not in `wanted`."""
@@ -155,6 +159,16 @@ class DecordStream(FrameStream):
     def close(self) -> None:
         """Release the file."""
         self._reader = None
+
+
+def _is_rgb(info: VideoInfo) -> bool:
+    """Tell whether decord gives three channels: in some narrow films it takes the padding of rows for a fourth."""
+    import decord
+
+    if info.width >= NARROW:
+        return True
+    first = decord.VideoReader(os.path.abspath(info.path), ctx=decord.cpu(0), num_threads=1).next()
+    return tuple(first.shape) == (info.height, info.width, 3)
 
 
 class _DecordPicture:

@@ -7,6 +7,7 @@ the raw file again. A stage that is done is not done again, and a stage that was
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from mesm.pipeline.evaluate_stage import evaluate
 from mesm.pipeline.grounding import MomentRetriever
 from mesm.pipeline.pages import grounding_figure, thumbnails, write_demo_page
 from mesm.pipeline.report import GroundingFigure
-from mesm.pipeline.tables import metrics_table, render_rich
+from mesm.pipeline.tables import metrics_table, render_rich, render_text
 from mesm.pipeline.training import train
 from mesm.tools.demo_videos import CorpusPaths, generate_corpus
 
@@ -85,7 +86,10 @@ def run_demo(out: Path, videos: int, seed: int) -> None:
         if not page.exists() or page.stat().st_mtime < (out / "run" / "checkpoint-best.safetensors").stat().st_mtime:
             figures, name = ground_one_video(config, corpus, out, device)
             write_demo_page(page, figures, f"{name}, a video that the network has not seen", table)
-    Console(highlight=False).print(render_rich(table, "held-out videos"))
+    if sys.stdout.isatty():
+        Console(highlight=False).print(render_rich(table, "held-out videos"))
+    else:
+        print(f"held-out videos\n{render_text(table)}")
     print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.seconds.items())
           + f"; this run {time.monotonic() - started:.0f} s")  # fmt: skip
     print(f"page: {page}")

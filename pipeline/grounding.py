@@ -141,7 +141,9 @@ class MomentRetriever:
         found = {encoder.name: encoder_fingerprint(encoder) for encoder in encoders}
         text: TextSource
         if config.features.text.encoder == "glove":
-            text = VectorText(trained.word_table(), config.features.text, config.dataset.max_words)
+            text = VectorText(
+                trained.word_table(), config.features.text, config.dataset.max_words, trained.checkpoint.meta["text"]
+            )
             found["glove"] = trained.checkpoint.meta["fingerprints"].get("glove", "")
         else:
             encoder = build_text_encoder(config.features.text, device, sources)
