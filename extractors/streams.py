@@ -167,7 +167,11 @@ def _is_rgb(info: VideoInfo) -> bool:
 
     if info.width >= NARROW:
         return True
-    first = decord.VideoReader(os.path.abspath(info.path), ctx=decord.cpu(0), num_threads=1).next()
+    try:
+        first = decord.VideoReader(os.path.abspath(info.path), ctx=decord.cpu(0), num_threads=1).next()
+    except (decord.DECORDError, StopIteration):
+        # What cannot be decoded is found out, and counted, by reading.
+        return True
     return tuple(first.shape) == (info.height, info.width, 3)
 
 
