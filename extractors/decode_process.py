@@ -11,13 +11,16 @@ What passes between the two, as pickled tuples (both ends are this program; noth
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 import numpy as np
@@ -28,7 +31,10 @@ from mesm.extractors.errors import DecodeError, DecodeMemoryError, VideoError
 from mesm.extractors.frame_ring import FrameRing
 from mesm.extractors.probing import SourceFile, probe
 from mesm.extractors.resizing import apply_transform, scaled_size
-from mesm.extractors.streams import Picture, open_stream
+from mesm.extractors.streams import FrameStream, Picture, open_stream
+
+PICTURES_AHEAD = 4
+"""Pictures that are decoded while an earlier one is converted."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -113,9 +119,8 @@ class _Decoding:
             info = replace(info, decoder="pyav")
         users = _users(outputs)
         with open_stream(info, threads) as stream:
-            for number, picture in stream.pictures(users.keys()):
-                self._ring.beat()
-                if picture is not None:
+            with contextlib.closing(_read_ahead(stream, users.keys(), self._ring)) as pictures:
+                for number, picture in pictures:
                     self._hand_back(info, outputs, users[number], number, picture)
             return ("finished", stream.decoder, stream.missing)
 
@@ -153,6 +158,40 @@ class _Decoding:
             os._exit(0)
         self._ring.beat()
         return message
+
+
+def _read_ahead(
+    stream: FrameStream, wanted: Collection[int], ring: FrameRing
+) -> Generator[tuple[int, Picture], None, None]:
+    """Yield the wanted pictures while a thread decodes the next ones: converting and scaling take as long."""
+    ahead: Queue[tuple[int, Picture] | BaseException | None] = Queue(maxsize=PICTURES_AHEAD)
+    left = threading.Event()
+
+    def decode() -> None:
+        try:
+            for number, picture in stream.pictures(wanted):
+                ring.beat()
+                if left.is_set():
+                    return
+                if picture is not None:
+                    ahead.put((number, picture))
+            ahead.put(None)
+        except BaseException as error:
+            ahead.put(error)
+
+    thread = threading.Thread(target=decode, daemon=True)
+    thread.start()
+    try:
+        while (item := ahead.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        left.set()
+        while thread.is_alive():
+            with contextlib.suppress(Empty):
+                ahead.get(timeout=0.01)
+        thread.join()
 
 
 def _users(outputs: Sequence[FrameOutput]) -> dict[int, list[int]]:
