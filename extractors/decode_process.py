@@ -23,6 +23,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
+import av
 import numpy as np
 import torch
 
@@ -53,6 +54,7 @@ def serve(connection_descriptor: int, ring_descriptor: int, parent: int) -> None
     """Work for the parent process until it closes the connection or ends."""
     end_with_parent(parent)
     torch.set_num_threads(1)
+    av.logging.set_level(av.logging.PANIC)
     ring = FrameRing(ring_descriptor)
     connection = Connection(connection_descriptor)
     connection.send(("ready",))

@@ -155,6 +155,16 @@ def test_one_encoder_or_two_in_a_run_change_no_byte(films: Path, tmp_path: Path)
     assert stored(tmp_path / "together") == stored(tmp_path / "alone")
 
 
+def test_accelerators_get_full_frames_and_the_same_features(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an accelerator would scale is scaled in the main process here, by the same function."""
+    extract(films, tmp_path / "scaled while decoding")
+    monkeypatch.setattr(extraction._Extraction, "_divide", lambda self, transform: (None, transform))
+    extract(films, tmp_path / "scaled afterwards")
+    assert stored(tmp_path / "scaled afterwards") == stored(tmp_path / "scaled while decoding")
+
+
 def test_broken_videos_are_listed_and_change_nothing_for_the_others(
     films: Path, some_films: Callable[..., Path], tmp_path: Path
 ) -> None:
