@@ -1,0 +1,89 @@
+"""Dropout, PReLU and attention in the forms that the CPU runs fast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mesm.model.elementwise import attention, dropout, prelu
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(p: float) -> None:
+    torch.manual_seed(0)
+    x = dropout(torch.ones(400, 500), p, True)
+    assert float((x == 0).float().mean()) == pytest.approx(p, abs=0.005)
+    assert float(x.mean()) == pytest.approx(1, abs=0.02)
+    assert x.unique().tolist() == pytest.approx([0.0, 1 / (1 - p)])
+
+
+def test_dropout_is_determined_by_the_seed() -> None:
+    x = torch.randn(64, 65)
+
+    def draw(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return dropout(x, 0.5, True)
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+
+
+def test_two_draws_of_one_step_differ() -> None:
+    x = torch.ones(64, 64)
+    assert not torch.equal(dropout(x, 0.5, True), dropout(x, 0.5, True))
+
+
+def test_dropout_drops_the_gradient_where_it_dropped_the_value() -> None:
+    x = torch.ones(50, 51, requires_grad=True)
+    y = dropout(x, 0.3, True)
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, y.detach())
+
+
+def test_dropout_does_nothing_outside_training() -> None:
+    x = torch.randn(3, 4)
+    assert dropout(x, 0.5, False) is x
+    assert dropout(x, 0.0, True) is x
+    assert dropout(torch.empty(0, 4), 0.5, True).shape == (0, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_prelu_equals_torch_and_so_do_its_gradients(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(40, 30, dtype=dtype)
+    gradient = torch.randn(40, 30, dtype=dtype)
+    results = []
+    for function in (prelu, F.prelu):
+        x, slope = values.clone().requires_grad_(), torch.tensor([0.25], dtype=dtype, requires_grad=True)
+        y = function(x, slope)
+        y.backward(gradient)
+        results.append((y.detach(), x.grad, slope.grad))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_equals_the_formula(masked: bool) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 4)
+    mask = torch.rand(2, 1, 5, 7) < 0.6
+    mask[..., 0] = True
+    scores = q @ k.transpose(-2, -1) / 8**0.5
+    if masked:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    expected = scores.softmax(-1) @ v
+    assert torch.allclose(attention(q, k, v, mask if masked else None, 0.1, False), expected, atol=1e-6)
+    almost_none = attention(q, k, v, mask if masked else None, 1e-9, True)
+    assert torch.allclose(almost_none, expected, atol=1e-6)
+
+
+def test_attention_drops_weights_only_when_training() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 2, 4, 8), torch.randn(2, 2, 6, 8), torch.ones(2, 2, 6, 3)
+    assert torch.allclose(attention(q, k, v, None, 0.5, False), torch.ones(2, 2, 4, 3))
+    dropped = attention(q, k, v, None, 0.5, True)
+    assert not torch.allclose(dropped, torch.ones(2, 2, 4, 3))
