@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from mesm.model.elementwise import attention, dropout, prelu
 from mesm.model.layouts import Layout
+
+FLOOR = 0.01
+"""Least deviation of a feature's column, as a share of the columns' root mean square deviation."""
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -35,6 +39,34 @@ class InputBlock(nn.Module):
         """(..., dim_in) to (..., dim_out)."""
         x = self.linear(dropout(self.norm(x), self.dropout, self.training))
         return F.relu(x) if self.relu else x
+
+
+class Standardise(nn.Module):
+    """Subtract a mean and divide by a deviation, both measured on the training features and kept with the weights."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("deviation", torch.ones(dim))
+
+    @torch.no_grad()
+    def measure(self, parts: Iterable[Tensor]) -> None:
+        """Take both from all rows of some tensors (rows, dim); columns that hardly vary are not blown up."""
+        count, total, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        for part in parts:
+            rows = part.detach().double().cpu()
+            count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.square().sum(0)
+        mean = total / max(count, 1)
+        deviation = (squares / max(count, 1) - mean.square()).clamp(min=0).sqrt()
+        floor = FLOOR * deviation.square().mean().sqrt()
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation.clamp(min=float(floor) or 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
+        return (x - self.mean) / self.deviation
 
 
 def input_projection(dim_in: int, dim: int, dropout: float) -> nn.Sequential:

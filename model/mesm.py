@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mesm.model.batch import Batch, rows_of
 from mesm.model.decoder import Decoder
-from mesm.model.layers import CrossLayer, EncoderLayer, InputBlock, Mlp, input_projection
+from mesm.model.layers import CrossLayer, EncoderLayer, InputBlock, Mlp, Standardise, input_projection
 from mesm.model.layouts import Layout
 from mesm.model.position import frame_positions
 from mesm.model.spans import inverse_sigmoid
@@ -36,6 +36,9 @@ class MesmConfig:
     feed_forward_dim: int = 1024
     dropout: float = 0.1
     input_dropout: float = 0.5
+    standardise: bool = False
+    """Give the features of frames and words mean 0 and deviation 1, as measured on the training split, first. Features
+    of CLIP's kind share a large constant part; the published code leaves it in."""
     queries: int = 10
     """Learnable spans, hence answers a query."""
     frame_word_layers: int = 2
@@ -60,7 +63,8 @@ class MesmConfig:
     """`attention`: the sentences of a group attend to one another before they see the video. In the published code
     they cannot influence each other."""
     encoder_loss: Literal["saliency", "bce", "none"] = "saliency"
-    """`saliency`: the published code's contrast of saliency scores; `bce`: a frame classifier, equation 6."""
+    """`saliency`: the published code's contrast of saliency scores; `bce`: a frame classifier, equation 6; `none`:
+    neither, and no saliency (an ablation)."""
 
 
 @dataclass
@@ -72,7 +76,7 @@ class Output:
     spans: list[Tensor]
     """(N, Q, 2): centre and width as fractions of the duration."""
     saliency: Tensor
-    """(N, L): score of each frame, 0 at padding; with `encoder_loss: bce`, the classifier's logit."""
+    """(N, L): score of each frame, 0 at padding; the classifier's logit with `encoder_loss: bce`, 0 with `none`."""
     negative_saliency: Tensor | None
     """(N, L): score of each frame for the negative query."""
     frame_logits: Tensor | None
@@ -202,6 +206,8 @@ class Mesm(nn.Module):
         super().__init__()
         self.config = config
         dim = config.dim
+        self.video_scaling = Standardise(config.video_dim) if config.standardise else nn.Identity()
+        self.text_scaling = Standardise(config.text_dim) if config.standardise else nn.Identity()
         self.video_projection = input_projection(config.video_dim, dim, config.input_dropout)
         self.text_projection = input_projection(config.text_dim, dim, config.input_dropout)
         if config.frame_word:
@@ -226,7 +232,7 @@ class Mesm(nn.Module):
         self.class_head = nn.Linear(dim, 2)
         if config.encoder_loss == "bce":
             self.frame_head = Mlp(dim, dim, 1, 2)
-        else:
+        elif config.encoder_loss == "saliency":
             self.saliency_frame = nn.Linear(dim, dim)
             self.saliency_global = nn.Linear(dim, dim)
         self._initialise()
@@ -245,9 +251,9 @@ class Mesm(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Answer N queries; the negative branch and the rebuilding of words run when the batch asks for them."""
         n, frames, device = len(batch.words), batch.frames, batch.words.device
-        projected = self.video_projection(batch.video)
+        projected = self.video_projection(self.video_scaling(batch.video))
         positions = frame_positions(frames, self.config.dim)
-        words = self.text_projection(batch.words)
+        words = self.text_projection(self.text_scaling(batch.words))
         padded = frames.pad(projected)
         token = self._segment_tokens(batch, padded, words) if self.config.segment_sentence else None
         text, text_mask = _prepend(token, words, batch.words_mask)
@@ -262,9 +268,13 @@ class Mesm(nn.Module):
         mask = self._cross_mask(layout.mask, text_mask[text_of_query], n)
         aligned = self.aligner(enhanced, row_positions, layout, text[text_of_query], None, mask)
         memory_global, memory = self._encode(aligned, row_positions, layout)
-        by_classifier = self.config.encoder_loss == "bce"
-        frame_logits = self.frame_head(memory[:n]).squeeze(-1) if by_classifier else None
-        saliency = self._saliency(memory_global, memory) if frame_logits is None else frame_logits
+        frame_logits = None
+        if self.config.encoder_loss == "bce":
+            frame_logits = saliency = self.frame_head(memory[:n]).squeeze(-1)
+        elif self.config.encoder_loss == "saliency":
+            saliency = self._saliency(memory_global, memory)
+        else:
+            saliency = memory.new_zeros(memory.shape[:2])
         saliency = saliency.masked_fill(~layout.mask[: len(saliency)], 0)
         logits, spans = self._decode(memory[:n], layout.mask[:n], layout.pad(row_positions)[:n])
         return Output(
@@ -385,7 +395,7 @@ class Mesm(nn.Module):
             return None
         # Unknown and masked words share one draw of the input dropout, as in the published code.
         unknown, masked = self.text_projection(self.unknown_word), self.text_projection(self.masked_word)
-        words = self.text_projection(batch.words)
+        words = self.text_projection(self.text_scaling(batch.words))
         words = torch.where(hidden.unknown[..., None], unknown, words)
         words = torch.where(hidden.masked[..., None], masked, words)
         layout = Layout([words.shape[1]] * len(words), words.device)

@@ -195,6 +195,10 @@ class MomentData:
         """Rows of each group's longest video."""
         return [max(self.frames.lengths[self.annotations[i].video_id] for i in g.indices) for g in self.groups]
 
+    def words_of_all(self) -> Tensor:
+        """(words, D): the word vectors of all queries, one after the other."""
+        return self._words[:-1]
+
     def queries_of(self, group_numbers: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return the queries of some groups and the place of each one's group among them."""
         indices: list[int] = []

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 
@@ -21,6 +20,8 @@ from mesm.pipeline.console import say
 from mesm.pipeline.errors import PipelineError
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+USAGE_ERROR: Any = next(base for base in reversed(typer.BadParameter.__mro__) if hasattr(base, "show"))
+"""Base of all errors in the use of the command line; newer typers bring a click of their own."""
 
 app = typer.Typer(
     add_completion=False,
@@ -62,15 +63,15 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
         result = app(arguments, standalone_mode=False, prog_name="mesm-pipeline")
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return int(error.exit_code)
-    except click.ClickException as error:
+    except USAGE_ERROR as error:
         error.show()
         return USAGE
     except (PipelineError, DatasetError, ExtractorError) as error:
         say(f"error: {error}")
         return USAGE
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         say("interrupted; run the same command again to go on")
         return INTERRUPTED
     except BrokenPipeError:

@@ -28,6 +28,7 @@ from mesm.datasets.publishing import remove_stale_temporaries
 from mesm.datasets.shards import FeatureFolder
 from mesm.datasets.vocabulary import Vocabulary
 from mesm.model import Mesm, compute_losses
+from mesm.model.layers import Standardise
 from mesm.pipeline.batching import FrameTable, MomentData, check_durations
 from mesm.pipeline.config import Config, to_plain
 from mesm.pipeline.console import ProgressBar, say
@@ -134,7 +135,12 @@ def build_model(config: Config, data: TrainingData) -> Mesm:
         "text_dim": data.text.dim,
         "word_classes": data.vocabulary.classes,
     }
-    return Mesm(dataclasses.replace(config.model, **sizes))
+    model = Mesm(dataclasses.replace(config.model, **sizes))
+    if isinstance(model.video_scaling, Standardise) and isinstance(model.text_scaling, Standardise):
+        videos = dict.fromkeys(annotation.video_id for annotation in data.train.annotations)
+        model.video_scaling.measure(data.train.frames.take([video])[0] for video in videos)
+        model.text_scaling.measure([data.train.words_of_all()])
+    return model
 
 
 class Trainer:

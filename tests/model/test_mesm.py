@@ -10,6 +10,7 @@ from settings import SETTINGS, Setting
 from torch import Tensor, nn
 
 from mesm.model import Batch, Layout, Mesm, MesmConfig, compute_losses
+from mesm.model.layers import Standardise
 from mesm.tools.synthetic_batches import SHAPES, configs_of
 
 TOLERANCE = 1e-5
@@ -210,3 +211,21 @@ def test_context_sentences_matter_only_when_they_attend() -> None:
         model = setting.network(context=switch).eval()
         difference = (model(batch).segment_token[0] - model(changed).segment_token[0]).abs().max()
         assert (float(difference) > 1e-4) == matters
+
+
+def test_standardise_gives_mean_0_and_deviation_1_and_spares_columns_that_hardly_vary() -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(500, 4, generator=draw) * torch.tensor([2.0, 1.0, 1e-5, 0.0]) + torch.tensor([50.0, -3, 7, 1])
+    scaling = Standardise(4)
+    scaling.measure([rows[:100], rows[100:]])
+    scaled = scaling(rows)
+    assert torch.allclose(scaled[:, :2].mean(0), torch.zeros(2), atol=1e-4)
+    assert torch.allclose(scaled[:, :2].std(0, correction=0), torch.ones(2), atol=1e-4)
+    assert scaled[:, 2:].abs().max() < 0.1
+
+
+def test_without_a_loss_the_encoder_has_no_saliency() -> None:
+    setting = SETTINGS["charades-clip-slowfast"]
+    model = setting.network(encoder_loss="none").eval()
+    assert not [name for name, _ in model.named_parameters() if "saliency" in name or "frame_head" in name]
+    assert not model(at_inference(setting.batch())).saliency.any()

@@ -111,8 +111,8 @@ def test_run_killed_anywhere_resumes_bit_for_bit(
 
 @pytest.mark.slow
 def test_averaged_and_cosine_run_killed_twice_resumes_bit_for_bit(corpus: Path, tmp_path: Path) -> None:
-    overrides = ["train.ema=0.9", "train.schedule=cosine", "train.warmup_steps=4", "train.epochs=4",
-                 "dataset.max_queries_per_group=1", "loss.triplet=true"]  # fmt: skip
+    overrides = ["train.ema=0.9", "model.standardise=true", "train.schedule=cosine", "train.warmup_steps=4",
+                 "train.epochs=4", "dataset.max_queries_per_group=1", "loss.triplet=true"]  # fmt: skip
     expected = train_tiny(corpus, tmp_path / "straight", *overrides)
     for fault in ("train:step:8", "train:step:9"):
         assert train_killed(corpus, tmp_path / "run", fault, overrides) == -9
@@ -296,6 +296,8 @@ def test_option_groups_the_epoch_by_length(corpus: Path, tmp_path: Path) -> None
 OPTIONS: dict[str, tuple[str, ...]] = {
     "one group a batch": ("train.batch_groups=1",),
     "frame classifier": ("model.encoder_loss=bce",),
+    "no loss of the encoder": ("model.encoder_loss=none",),
+    "standardised features": ("model.standardise=true",),
     "attention among sentences": ("model.context=attention",),
     "published masks": ("model.masks=official",),
     "own words": ("model.separate_word_feed_forward=true",),
@@ -314,6 +316,21 @@ def test_option_trains(corpus: Path, tmp_path: Path, overrides: tuple[str, ...])
     trainer.model.train()
     parts = trainer._step(trainer._batches(0)[0], 0)
     assert all(math.isfinite(value) for value in parts.values())
+
+
+def test_features_are_standardised_as_the_training_split_has_them(corpus: Path, tmp_path: Path) -> None:
+    trainer = a_trainer(corpus, tmp_path, "model.standardise=true", "train.ema=0.9")
+    data, scaling = trainer.data.train, trainer.model.video_scaling
+    videos = sorted({annotation.video_id for annotation in data.annotations})
+    rows = torch.cat([data.frames.take([video])[0] for video in videos])
+    assert torch.allclose(scaling.mean, rows.mean(0), atol=1e-5)
+    assert torch.allclose(scaling(rows).std(0, correction=0), torch.ones(rows.shape[1]), atol=1e-3)
+    words = data.words_of_all()
+    assert torch.allclose(trainer.model.text_scaling(words).mean(0), torch.zeros(words.shape[1]), atol=1e-4)
+    trainer.train()
+    best = RunDirectory(tmp_path).load(BEST)
+    assert best is not None
+    assert any(name.endswith("video_scaling.mean") for name in best.tensors)
 
 
 def test_word_vectors_are_kept_with_the_run(tmp_path: Path) -> None:
