@@ -21,9 +21,11 @@ THUMBNAIL_HEIGHT = 90
 
 
 def thumbnails(path: Path, count: int = THUMBNAILS) -> list[tuple[float, np.ndarray]]:
-    """Return (seconds, (height, width, 3) uint8) pictures, evenly spread over a video."""
+    """Return (seconds, (height, width, 3) uint8) pictures, evenly spread over a video's time."""
     info = probe(path)
-    wanted = np.unique(((np.arange(count) + 0.5) * info.frame_count / count).astype(int)).tolist()
+    seconds = info.timestamps * float(info.time_base)
+    times = seconds[0] + (np.arange(count) + 0.5) / count * info.duration_s
+    wanted = np.unique(np.searchsorted(seconds, times, side="right") - 1).tolist()
     height = min(THUMBNAIL_HEIGHT, info.height)
     size = (height, max(1, round(info.width * height / info.height)))
     transform = FrameTransform("device", short_side=None, exact=size, crop=size)
@@ -31,8 +33,8 @@ def thumbnails(path: Path, count: int = THUMBNAILS) -> list[tuple[float, np.ndar
     with open_stream(info) as stream:
         for number, picture in stream.pictures(wanted):
             if picture is not None:
-                seconds = float(info.timestamps[number] * info.time_base)
-                pictures.append((seconds, apply_transform(torch.from_numpy(picture.rgb())[None], transform)[0].numpy()))
+                rgb = torch.from_numpy(picture.rgb())[None]
+                pictures.append((float(seconds[number]), apply_transform(rgb, transform)[0].numpy()))
     return pictures
 
 
