@@ -159,9 +159,11 @@ def segment_sentence_loss(output: Output, batch: Batch, config: LossConfig) -> T
     """
     assert batch.targets is not None
     targets, device = batch.targets, output.text.device
-    inside = targets.clip_mask.to(output.projected_video.dtype)
+    video = output.projected_video
+    inside = targets.clip_mask.to(video.dtype)
     # Frames of a shared video are weighted where they lie instead of being copied for each query.
-    segment = torch.einsum("nl,nld->nd", inside, output.projected_video[rows_of(batch.video_of_query, device)])
+    own = F.one_hot(rows_of(batch.video_of_query, device), len(video)).to(video.dtype)
+    segment = (own[:, :, None] * inside[:, None, :]).flatten(1) @ video.flatten(0, 1)
     segment = segment / inside.sum(1, keepdim=True)
     weight = output.text_mask.to(output.text.dtype)
     sentence = torch.einsum("nw,nwd->nd", weight, output.text) / weight.sum(1, keepdim=True)

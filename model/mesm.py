@@ -264,9 +264,10 @@ class Mesm(nn.Module):
             text_of_query = torch.cat((text_of_query, batch.negative_query))
         layout, rows = frames.select(video_of_query)
         row_positions = positions.index_select(0, rows)
-        enhanced = self._enhance(batch, projected, positions, words[text_of_query], text_of_query, layout, rows)
+        asked = words.index_select(0, text_of_query)
+        enhanced = self._enhance(batch, projected, positions, asked, text_of_query, layout, rows)
         mask = self._cross_mask(layout.mask, text_mask[text_of_query], n)
-        aligned = self.aligner(enhanced, row_positions, layout, text[text_of_query], None, mask)
+        aligned = self.aligner(enhanced, row_positions, layout, text.index_select(0, text_of_query), None, mask)
         memory_global, memory = self._encode(aligned, row_positions, layout)
         frame_logits = None
         if self.config.encoder_loss == "bce":
@@ -323,8 +324,8 @@ class Mesm(nn.Module):
             frames, mask, group_rows = self._frames_of_groups(batch, video)
             rows = group_rows
         if self.config.masks == "fixed" and start is None:
-            return self.segment_sentence(frames, mask[:, None, :])[rows]
-        frames, mask = frames[rows], mask[rows]
+            return self.segment_sentence(frames, mask[:, None, :]).index_select(0, rows)
+        frames, mask = frames.index_select(0, rows), mask[rows]
         visible = mask[:, None, :]
         if self.config.masks == "official":
             visible = visible & self._misaligned_slot_mask(batch, ~mask)

@@ -59,12 +59,17 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+def _interrupted() -> int:
+    say("interrupted; run the same command again to go on")
+    return INTERRUPTED
+
+
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
         result = app(arguments, standalone_mode=False, prog_name="mesm-pipeline")
     except typer.Exit as error:
-        return int(error.exit_code)
+        result = error.exit_code
     except USAGE_ERROR as error:
         error.show()
         return USAGE
@@ -72,14 +77,15 @@ def run(arguments: list[str]) -> int:
         say(f"error: {error}")
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted; run the same command again to go on")
-        return INTERRUPTED
+        return _interrupted()
     except BrokenPipeError:
         return OK
     except OSError as error:
         say(f"error: {error.filename or 'file'}: {error.strerror or error}")
         return USAGE
-    return int(result or OK)
+    code = int(result or OK)
+    # Newer typers turn Ctrl-C into this exit code themselves.
+    return _interrupted() if code == INTERRUPTED else code
 
 
 def _device(name: str) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mesm.model import Batch, Layout, Mesm, MesmConfig, compute_losses
 from mesm.model.layers import Standardise
-from mesm.tools.synthetic_batches import SHAPES, configs_of
+from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch
 
 TOLERANCE = 1e-5
 
@@ -229,3 +229,18 @@ def test_without_a_loss_the_encoder_has_no_saliency() -> None:
     model = setting.network(encoder_loss="none").eval()
     assert not [name for name, _ in model.named_parameters() if "saliency" in name or "frame_head" in name]
     assert not model(at_inference(setting.batch())).saliency.any()
+
+
+@pytest.mark.parametrize("name", ["charades-clip-slowfast", "qvhighlights-clip-slowfast"])
+def test_gradients_are_the_same_bits_every_time(name: str) -> None:
+    torch.manual_seed(0)
+    config, loss = configs_of(name)
+    model, batch = Mesm(config), make_batch(SHAPES[name])
+    first: list[Tensor] = []
+    for _ in range(4):
+        torch.manual_seed(1)
+        model.zero_grad()
+        compute_losses(model(batch), batch, loss)["total"].backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        first = first or gradients
+        assert all(torch.equal(a, b) for a, b in zip(first, gradients, strict=True))
