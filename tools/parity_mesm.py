@@ -67,13 +67,13 @@ def published_shapes(golden: Mapping[str, np.ndarray]) -> dict[str, tuple[int, .
     return shapes
 
 
-def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Setting:
-    """Tell the setting from the parameters: the vocabulary, the text width and whether feed-forwards are shared."""
+def recognise(shapes: Mapping[str, tuple[int, ...]], graded_saliency: bool = False) -> Setting:
+    """Tell the setting from the parameters; only QVHighlights has graded saliency labels, or a large vocabulary."""
     config = network_of(shapes)
     if config.separate_word_feed_forward:
         tacos = LossConfig(label=6.0, saliency=1.0, rank_divisor=1.0, triplet=True)
         return Setting("tacos-c3d-glove", tacos, "clip")
-    if config.word_classes > 5000:
+    if config.word_classes > 5000 or graded_saliency:
         highlights = LossConfig(saliency=1.0, triplet=True, rebuild_words=0.5)
         return Setting("qvhighlights-clip-slowfast", highlights, "group")
     name = "charades-vgg-glove" if config.text_dim == 300 else "charades-clip-slowfast"
@@ -192,7 +192,7 @@ def check_file(path: Path) -> tuple[str, list[Comparison]]:
     archive = np.load(path, allow_pickle=False)
     golden = {name: archive[name] for name in archive.files}
     shapes = published_shapes(golden)
-    setting = recognise(shapes)
+    setting = recognise(shapes, "batch/saliency_label" in golden)
     rows: list[Comparison] = []
     for masks in ("official", "fixed"):
         for mode in ("eval", "train"):
