@@ -158,10 +158,10 @@ class Trainer:
         )
         self.state = State()
         self.forward: Any = torch.compile(self.model, dynamic=True) if config.train.compile else self.model
-        self.steps_per_epoch = len(self._batches(0))
+        self.steps_per_epoch = len(self.batches(0))
         self._saved_at = time.monotonic()
 
-    def _batches(self, epoch: int) -> list[list[int]]:
+    def batches(self, epoch: int) -> list[list[int]]:
         """Group numbers of each batch of an epoch."""
         train, groups = self.config.train, self.data.train.groups
         chunks = self.config.dataset.max_queries_per_group > 0
@@ -230,12 +230,12 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         self.model.train()
-        batches = self._batches(self.state.epoch)
+        batches = self.batches(self.state.epoch)
         started, first = time.monotonic(), self.state.step
         title = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}"
         with ProgressBar(title, len(batches), first) as bar:
             for step in range(first, len(batches)):
-                for name, value in self._step(batches[step], step).items():
+                for name, value in self.step(batches[step], step).items():
                     self.state.sums[name] = self.state.sums.get(name, 0.0) + value
                 self.state.step = step + 1
                 mean = self.state.sums.get("total", math.nan) / max(self.state.step, 1)
@@ -245,7 +245,7 @@ class Trainer:
                     self._save_last()
         self._epoch_seconds = time.monotonic() - started
 
-    def _step(self, group_numbers: Sequence[int], step: int) -> dict[str, float]:
+    def step(self, group_numbers: Sequence[int], step: int) -> dict[str, float]:
         """Do one optimiser step; returns the parts of the loss."""
         losses = self.losses(group_numbers, step)
         self.optimiser.zero_grad(set_to_none=True)

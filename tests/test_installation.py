@@ -71,9 +71,12 @@ def fresh_environment(folder: Path) -> Path:
     """Make an environment that sees this one's dependencies, but not its installation of the project."""
     venv.EnvBuilder(with_pip=False).create(folder)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    # Folders named in a .pth file do not have their own .pth files read, so editable installs stay behind.
-    dependencies = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
-    (folder / "lib" / version / "site-packages" / "dependencies.pth").write_text("\n".join(dependencies))
+    target = folder / "lib" / version / "site-packages"
+    for name in dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))):
+        for entry in Path(name).iterdir():
+            ours = entry.name == "mesm" or "mesm_pipeline" in entry.name or entry.suffix == ".pth"
+            if not ours and not (target / entry.name).exists():
+                (target / entry.name).symlink_to(entry)
     return folder / "bin"
 
 

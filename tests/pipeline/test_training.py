@@ -284,12 +284,12 @@ def test_option_groups_the_epoch_by_length(corpus: Path, tmp_path: Path) -> None
     trainer = a_trainer(corpus, tmp_path, "train.group_by_length=true")
     plain = a_trainer(corpus, tmp_path)
     for epoch in range(3):
-        batches = trainer._batches(epoch)
+        batches = trainer.batches(epoch)
         assert sorted(g for b in batches for g in b) == list(range(len(trainer.data.train.groups)))
         expected = epoch_batches(trainer.data.train.groups, 3, seed=2019, epoch=epoch)
-        assert plain._batches(epoch) == expected
+        assert plain.batches(epoch) == expected
         assert batches == batches_by_length(expected, trainer.data.train.lengths_of_groups())
-    meetings = [{frozenset(batch) for batch in trainer._batches(epoch)} for epoch in range(3)]
+    meetings = [{frozenset(batch) for batch in trainer.batches(epoch)} for epoch in range(3)]
     assert meetings[0] != meetings[1] != meetings[2]
 
 
@@ -314,7 +314,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 def test_option_trains(corpus: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     trainer = a_trainer(corpus, tmp_path, *overrides)
     trainer.model.train()
-    parts = trainer._step(trainer._batches(0)[0], 0)
+    parts = trainer.step(trainer.batches(0)[0], 0)
     assert all(math.isfinite(value) for value in parts.values())
 
 

@@ -1,0 +1,456 @@
+"""Measure how fast training and answering are, on seeded synthetic features in the shapes of the published settings.
+
+    python -m mesm.tools.bench train-step --setting charades-clip-slowfast
+    python -m mesm.tools.bench infer --setting all --json
+    python -m mesm.tools.bench epoch --setting tacos-c3d-glove
+    python -m mesm.tools.bench evaluate
+    python -m mesm.tools.bench ground
+
+* `train-step`: forward, losses, backward, clipping and AdamW, beside the plain form of the same mathematics
+  (`mesm.tools.reference_network`); `infer`: the answers to a batch, beside the plain form. The two take turns, so that
+  a busy machine slows down both; medians count. The losses of both are compared before anything is measured.
+* `epoch`: an epoch of the trainer over features in shards, and the share of a step that cuts the batch.
+* `evaluate`: scoring of 1,550 queries with 10 windows each.
+* `ground`: one query about a video of a minute, and one of two hours, that is encoded already.
+
+FLOPs are the matrix products that torch's counter sees in this project's path; the peak is that of a large matrix
+product in the same precision, measured between the repetitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mesm.datasets.annotations import Annotation
+from mesm.datasets.fingerprints import text_key
+from mesm.datasets.shards import FeatureFolder
+from mesm.datasets.word_vectors import WordVectors
+from mesm.model import Batch, Mesm, MesmConfig, compute_losses
+from mesm.pipeline.config import load_config, to_plain
+from mesm.pipeline.evaluation import protocol_of
+from mesm.pipeline.grounding import EncodedVideo, MomentRetriever
+from mesm.pipeline.metrics import evaluate_predictions
+from mesm.pipeline.predictions import Prediction
+from mesm.pipeline.queries import WORD_TABLE_FILE
+from mesm.pipeline.runs import BEST, RunDirectory
+from mesm.pipeline.training import Trainer, load_training_data
+from mesm.tools.published_names import our_name
+from mesm.tools.reference_network import PlainBatch, ReferenceMesm, reference_losses
+from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch
+
+PEAK_SIZE = 2048
+WARM_UP = 2
+LOSS_RTOL = 1e-5
+QUERIES, WINDOWS = 1550, 10
+
+Step = Callable[[], object]
+
+
+class Clock:
+    """Times a call, waiting for the device before and after."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __call__(self, step: Step) -> float:
+        """Return the milliseconds of one call."""
+        self._wait()
+        started = time.perf_counter()
+        step()
+        self._wait()
+        return 1000 * (time.perf_counter() - started)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class Peak:
+    """A large matrix product, to know what the machine can do at this moment."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, clock: Clock) -> None:
+        size = PEAK_SIZE if device.type == "cpu" else 4 * PEAK_SIZE
+        self._a, self._b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        self._clock, self._flops = clock, 2 * size**3
+        self.measure()
+
+    def measure(self) -> float:
+        """Return GFLOP/s, the best of three."""
+        return max(self._flops / self._clock(lambda: self._a @ self._b) / 1e6 for _ in range(3))
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory so far: of the process, or of the device's allocator."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def spread(values: Sequence[float]) -> float:
+    """Half of the distance between the quartiles, as a share of the median."""
+    if len(values) < 3:
+        return math.nan
+    low, middle, high = statistics.quantiles(values, n=4)
+    return (high - low) / 2 / middle
+
+
+def train_step(
+    network: torch.nn.Module, forward: Callable[[], dict[str, torch.Tensor]], optimiser: torch.optim.Optimizer
+) -> Step:
+    """One optimiser step, as training does it."""
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        losses = forward()
+        losses["total"].backward()
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1, foreach=True)
+        optimiser.step()
+        torch.stack([*(value.detach().float() for value in losses.values()), norm.float()]).tolist()
+
+    return step
+
+
+class Pair:
+    """Our network and its plain form with the same weights, on the same batch."""
+
+    def __init__(self, setting: str, options: argparse.Namespace) -> None:
+        self.device = torch.device(options.device)
+        self.config, self.loss = configs_of(setting)
+        self.options = options
+        self.host_batch = make_batch(SHAPES[setting])
+        self.batch = self.host_batch.to(self.device)
+        torch.manual_seed(0)
+        self.model = Mesm(self.config).to(self.device)
+        self.forward: Any = torch.compile(self.model, dynamic=True) if options.compile else self.model
+
+    def autocast(self) -> Any:
+        """Return the context of the asked precision."""
+        wanted = self.options.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16) if wanted else nullcontext()
+
+    def losses(self) -> dict[str, torch.Tensor]:
+        """Forward and losses of ours."""
+        with self.autocast():
+            output = self.forward(self.batch)
+        return compute_losses(output.float(), self.batch, self.loss)
+
+    def train_step(self) -> Step:
+        """One step of ours."""
+        self.model.train()
+        optimiser = torch.optim.AdamW(self.model.parameters(), lr=2e-4, weight_decay=1e-4, fused=True)
+        return train_step(self.model, self.losses, optimiser)
+
+    def infer(self) -> Step:
+        """The answers of ours."""
+        self.model.eval()
+        batch = at_inference(self.batch)
+
+        def step() -> None:
+            with torch.no_grad(), self.autocast():
+                self.forward(batch)
+
+        return step
+
+    def reference(self) -> tuple[ReferenceMesm, PlainBatch]:
+        """Build the plain form with our weights."""
+        network = ReferenceMesm(self.config).to(self.device)
+        state = self.model.state_dict()
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                parameter.copy_(state[our_name(name) or ""])
+        return network, plain_to(PlainBatch.of(self.host_batch), self.device)
+
+    def reference_step(self, what: str) -> Step:
+        """One step, or the answers, of the plain form."""
+        network, batch = self.reference()
+        if what == "infer":
+            network.eval()
+            batch = replace(batch, masked=None)
+
+            def answer() -> None:
+                with torch.no_grad(), self.autocast():
+                    network(batch)
+
+            return answer
+
+        def losses() -> dict[str, torch.Tensor]:
+            with self.autocast():
+                out = network(batch)
+            out = {k: v if v.dtype == torch.bool else v.float() for k, v in out.items()}
+            return reference_losses(out, batch, self.loss)
+
+        optimiser = torch.optim.AdamW(network.train().parameters(), lr=2e-4, weight_decay=1e-4)
+        return train_step(network, losses, optimiser)
+
+
+def at_inference(batch: Batch) -> Batch:
+    """Leave out what only training needs."""
+    return replace(batch, negative_query=None, word_mask=None, targets=None)
+
+
+def plain_to(batch: PlainBatch, device: torch.device) -> PlainBatch:
+    """Move a plain batch to a device."""
+    moved: dict[str, Any] = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(batch).items()}
+    moved["windows"] = [w.to(device) for w in batch.windows]
+    return PlainBatch(**moved)
+
+
+def same_losses(setting: str, device: torch.device) -> float:
+    """Largest relative difference of the losses of both forms, in fp32 without dropout; the total one's too."""
+    config, loss = configs_of(setting)
+    options = argparse.Namespace(device=str(device), precision="fp32", compile=False)
+    pair = Pair(setting, options)
+    pair.config = replace(config, dropout=0.0, input_dropout=0.0)
+    pair.model = Mesm(pair.config).to(device)
+    network, batch = pair.reference()
+    with torch.no_grad():
+        ours = compute_losses(pair.model.train()(pair.batch), pair.batch, loss)
+        plain = reference_losses(network.train()(batch), batch, loss)
+    names = {"saliency": "loss_saliency", "rebuild_words": "loss_rec_fw", "segment_sentence": "loss_rec_ss"}
+    pairs = [(ours[k], plain[names.get(k, k if k == "total" else f"loss_{k}")]) for k in ours]
+    return max(abs(float(a) - float(b)) / abs(float(b)) for a, b in pairs)
+
+
+def bench_network(what: str, setting: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure `train-step` or `infer` of one setting."""
+    device = torch.device(options.device)
+    clock = Clock(device)
+    difference = same_losses(setting, device) if options.reference else None
+    if difference is not None and not difference <= LOSS_RTOL:
+        raise SystemExit(f"{setting}: the losses differ by {difference:.1e} of the plain form's; nothing was measured")
+    gc.collect()
+    pair = Pair(setting, options)
+    ours = pair.train_step() if what == "train-step" else pair.infer()
+    with FlopCounterMode(display=False) as counter:
+        ours()
+    flops = counter.get_total_flops()
+    for _ in range(WARM_UP):
+        ours()
+    memory = peak_memory_mb(device)
+    plain = pair.reference_step(what) if options.reference else None
+    if plain is not None:
+        plain()
+    peak = Peak(device, torch.bfloat16 if options.precision == "bf16" else torch.float32, clock)
+    times, plain_times, peaks = [], [], []
+    for _ in range(options.repeats):
+        if plain is not None:
+            plain_times.append(clock(plain))
+        times += [clock(ours) for _ in range(options.inner)]
+        peaks.append(peak.measure())
+    ms, best = statistics.median(times), statistics.median(peaks)
+    useful = flops / ms / 1e6
+    row: dict[str, Any] = {
+        "bench": what, "setting": setting, "device": device_name(device), "precision": options.precision,
+        "compile": options.compile, "queries": len(pair.batch.words), "ms_per_step": round(ms, 2),
+        "spread": round(spread(times), 3), "useful_gflop": round(flops / 1e9, 2), "useful_gflops": round(useful, 1),
+        "peak_gflops": round(best, 1), "peak_fraction": round(useful / best, 3), "peak_memory_mb": round(memory),
+    }  # fmt: skip
+    if plain_times:
+        reference = statistics.median(plain_times)
+        ratios = [p / statistics.median(times[i * options.inner : (i + 1) * options.inner])
+                  for i, p in enumerate(plain_times)]  # fmt: skip
+        row |= {
+            "reference_ms_per_step": round(reference, 2), "speedup": round(statistics.median(ratios), 2),
+            "loss_difference": difference,
+        }  # fmt: skip
+    return row
+
+
+def device_name(device: torch.device) -> str:
+    """What the figures were measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def write_synthetic(folder: Path, setting: str, videos: int) -> None:
+    """Write annotations and feature shards of random numbers, with the lengths and queries of the setting's data."""
+    config, shape = load_config(setting), SHAPES[setting]
+    draw = np.random.default_rng(0)
+    queries_each = len(shape.video_of_query) / len(set(shape.group_of_query))
+    lines: list[dict[str, Any]] = []
+    rows_of: dict[str, int] = {}
+    words = [f"word{i}" for i in range(400)]
+    for number in range(videos):
+        name = f"video{number:05}_0.0_{number}.0"
+        rows = rows_of[name] = int(draw.integers(min(shape.rows), max(shape.rows) + 1))
+        # TACoS gives every row an equal share of a video; about 4 s there.
+        duration = rows * (config.dataset.clip_len if config.dataset.clip_len > 0 else 4.0)
+        for _ in range(max(1, draw.poisson(queries_each))):
+            start, end = np.sort(draw.uniform(0, duration, 2))
+            query = " ".join(draw.choice(words, int(draw.integers(4, shape.words - 1))))
+            split = "train" if number % 10 else "val"
+            lines.append({
+                "query_id": len(lines), "video_id": name, "query": query, "moments": [[start, max(end, start + 0.5)]],
+                "duration_s": duration, "split": split,
+            })  # fmt: skip
+    (folder / "annotations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    dims = {"clip": 512, "slowfast-8x8-r50": 2304, "vgg16": 4096, "c3d": 4096}
+    for stream in config.features.video:
+        spec = {"encoder": stream.encoder, "dim": dims[stream.encoder], "synthetic": True}
+        with FeatureFolder.create_or_open(folder / "features", stream.encoder, spec).writer() as writer:
+            for name, rows in rows_of.items():
+                features = draw.standard_normal((rows, dims[stream.encoder]), np.float32).astype(np.float16)
+                writer.add(name, {"features": features}, clip_len_s=config.dataset.clip_len)
+            writer.publish()
+    if config.features.text.encoder == "glove":
+        vectors = draw.standard_normal((len(words) + 1, shape.text_dim)).astype(np.float32)
+        vectors[0] = 0
+        WordVectors(("", *words), vectors).save(folder / "features" / WORD_TABLE_FILE)
+        return
+    spec = {"encoder": config.features.text.encoder, "dim": shape.text_dim, "synthetic": True}
+    with FeatureFolder.create_or_open(folder / "features", config.features.text.encoder, spec).writer() as writer:
+        for query in dict.fromkeys(str(line["query"]) for line in lines):
+            ids = np.array([49406, *(1 + words.index(w) for w in query.split()), 49407], np.int64)
+            tokens = draw.standard_normal((len(ids), shape.text_dim), np.float32)
+            writer.add(text_key(query), {"tokens": tokens, "token_ids": ids})
+        writer.publish()
+
+
+def bench_epoch(setting: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure an epoch of the trainer, and what of it cuts batches."""
+    device = torch.device(options.device)
+    with tempfile.TemporaryDirectory(prefix="mesm-bench-") as name:
+        folder = Path(name)
+        write_synthetic(folder, setting, options.videos)
+        overrides = ["dataset.reader=jsonl", "dataset.validation_split=val", f"train.precision={options.precision}",
+                     f"train.compile={str(options.compile).lower()}"]  # fmt: skip
+        config = load_config(setting, overrides)
+        data = load_training_data(config, folder / "annotations.jsonl", folder / "features", device)
+        run = RunDirectory(folder / "run")
+        run.create()
+        trainer = Trainer(config, data, run, device)
+        trainer.model.train()
+        batches = trainer.batches(0)
+        host: list[float] = []
+        cut = data.train.batch
+
+        def timed(*arguments: Any, **named: Any) -> Batch:
+            started = time.perf_counter()
+            batch = cut(*arguments, **named)
+            host.append(1000 * (time.perf_counter() - started))
+            return batch
+
+        data.train.batch = timed  # type: ignore[method-assign]
+        for number, groups in enumerate(batches[:WARM_UP]):
+            trainer.step(groups, number)
+        host.clear()
+        clock = Clock(device)
+        steps = [clock(lambda g=groups, n=n: trainer.step(g, n)) for n, groups in enumerate(batches)]  # type: ignore[misc]
+    ms, batch_ms = statistics.median(steps), statistics.median(host)
+    return {
+        "bench": "epoch", "setting": setting, "device": device_name(device), "precision": options.precision,
+        "compile": options.compile, "queries": len(data.train), "steps": len(steps),
+        "seconds": round(sum(steps) / 1000, 2), "ms_per_step": round(ms, 2), "spread": round(spread(steps), 3),
+        "batch_ms": round(batch_ms, 2), "batch_fraction": round(batch_ms / ms, 4),
+        "peak_memory_mb": round(peak_memory_mb(device)),
+    }  # fmt: skip
+
+
+def bench_evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the scoring of 1,550 queries with 10 windows each, under the QVHighlights protocol."""
+    draw = np.random.default_rng(0)
+    annotations, predictions = [], []
+    for number in range(QUERIES):
+        starts = draw.uniform(0, 140, int(draw.integers(1, 4)))
+        moments = tuple((float(s), float(s + draw.uniform(2, 10))) for s in np.sort(starts))
+        annotations.append(Annotation(number, f"v{number}", "q", moments, 150.0, None, "val"))
+        edges = np.sort(draw.uniform(0, 150, (WINDOWS, 2)), axis=1)
+        windows = np.concatenate((edges, -np.sort(-draw.random((WINDOWS, 1)), axis=0)), axis=1)
+        predictions.append(Prediction(number, "q", f"v{number}", windows, None))
+    protocol, clock = protocol_of(load_config("qvhighlights-clip-slowfast")), Clock(torch.device("cpu"))
+    times = [clock(lambda: evaluate_predictions(predictions, annotations, protocol)) for _ in range(options.repeats)]
+    ms = statistics.median(times)
+    return {"bench": "evaluate", "queries": QUERIES, "windows": WINDOWS, "ms": round(ms, 1),
+            "spread": round(spread(times), 3)}  # fmt: skip
+
+
+def bench_ground(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one query about an encoded video, of a minute and of two hours, with the demo's sizes of network."""
+    # Building encoders is not needed to run the benches of the network, and takes seconds to import.
+    from mesm.extractors.weights import WeightSources
+    from mesm.pipeline.encoders import build_text_encoder, build_video_encoders, encoder_fingerprint
+
+    device, config, sources = torch.device(options.device), load_config("demo"), WeightSources()
+    video_encoders = build_video_encoders(config, device, sources)
+    text_encoder = build_text_encoder(config.features.text, device, sources)
+    sizes = {"video_dim": video_encoders[0].dim + 2, "text_dim": text_encoder.dim, "word_classes": 203}
+    published = MesmConfig()
+    network = replace(config.model, dim=published.dim, heads=published.heads,
+                      feed_forward_dim=published.feed_forward_dim)  # fmt: skip
+    config = replace(config, model=network)
+    found = {encoder.name: encoder_fingerprint(encoder) for encoder in video_encoders}
+    found[text_encoder.name] = encoder_fingerprint(text_encoder)
+    with tempfile.TemporaryDirectory(prefix="mesm-bench-") as name:
+        run = RunDirectory(Path(name))
+        run.create()
+        model = Mesm(replace(network, **sizes))  # type: ignore[arg-type]
+        meta = {
+            "config": to_plain(config), "sizes": sizes, "text": {},
+            "vocabulary": {}, "fingerprints": found,
+        }  # fmt: skip
+        run.save(BEST, {f"model.{k}": v for k, v in model.state_dict().items()}, meta)
+        retriever = MomentRetriever.from_checkpoint(run.path, device, sources)
+    row: dict[str, Any] = {"bench": "ground", "device": device_name(device)}
+    for label, rows in (("minute", 60), ("two_hours", 7200)):
+        features = np.random.default_rng(0).standard_normal((rows, video_encoders[0].dim), np.float32)
+        video = EncodedVideo(Path("film.mp4"), float(rows), (features,))
+        clock = Clock(device)
+        retriever.ground(video, "a warm-up")
+        times = [clock(lambda v=video: retriever.ground(v, "a person opens the door")) for _ in range(options.repeats)]  # type: ignore[misc]
+        row |= {f"{label}_ms_per_query": round(statistics.median(times), 1)}
+    return row
+
+
+def show(row: dict[str, Any], as_json: bool) -> None:
+    """Print one result: a JSON line, or names and figures."""
+    print(json.dumps(row) if as_json else ", ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a benchmark; exit code 1 when the two forms do not agree."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mesm.tools.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bench", choices=("train-step", "infer", "epoch", "evaluate", "ground"))
+    parser.add_argument("--setting", default="charades-clip-slowfast", choices=(*SHAPES, "all"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds; in each the plain form runs once")
+    parser.add_argument("--inner", type=int, default=3, help="runs of ours in a round")
+    parser.add_argument("--videos", type=int, default=120, help="videos of `epoch`")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--compile", action="store_true", help="run ours through torch.compile")
+    parser.add_argument("--reference", action=argparse.BooleanOptionalAction, default=True, help="run the plain form")
+    parser.add_argument("--json", action="store_true", help="one JSON line a result")
+    options = parser.parse_args(arguments)
+    settings: Iterable[str] = SHAPES if options.setting == "all" else (options.setting,)
+    if options.bench in ("train-step", "infer"):
+        for setting in settings:
+            show(bench_network(options.bench, setting, options), options.json)
+    elif options.bench == "epoch":
+        for setting in settings:
+            show(bench_epoch(setting, options), options.json)
+    else:
+        show((bench_evaluate if options.bench == "evaluate" else bench_ground)(options), options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
