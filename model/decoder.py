@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mesm.model.elementwise import attention, dropout, prelu
-from mesm.model.layers import FeedForward, Mlp, merge_heads, split_heads
+from mesm.model.attention import attention, merge_heads, split_heads
+from mesm.model.elementwise import dropout, prelu
+from mesm.model.layers import FeedForward, Mlp
 from mesm.model.position import span_positions
 from mesm.model.spans import inverse_sigmoid
 

@@ -1,4 +1,4 @@
-"""Dropout, PReLU and attention, with forms for the CPU where torch's own spend more time than the matrix products.
+"""Dropout and PReLU, with forms for the CPU where torch's own spend more time than the matrix products.
 
 torch draws one random number at a time for dropout on a CPU, and its gradient of a scalar PReLU slope does not
 vectorise. On other devices torch's own operators are used. The results are the same mathematics; dropout draws other
@@ -7,6 +7,8 @@ numbers, from a generator that torch's seed determines.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,28 +16,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LEVELS = 2**16
+_LEVELS = 2**8
+_ZERO = torch.zeros(())
 
 
-def _keep_mask(shape: torch.Size, p: float) -> Tensor:
-    """Draw a bool mask that is False with probability p, to 1/65536, on the CPU."""
-    seed = int(torch.randint(2**62, ()))
-    bits = np.random.Generator(np.random.SFC64(seed)).bytes(2 * shape.numel())
-    draws = torch.frombuffer(bytearray(bits), dtype=torch.int16) if shape.numel() else torch.empty(0, dtype=torch.int16)
-    return (draws >= round(p * _LEVELS) - _LEVELS // 2).view(shape)
+def draw_mask(shape: Sequence[int], p: float) -> tuple[Tensor, float]:
+    """Draw which entries a dropout keeps, on the CPU: (uint8 of `shape`, 1 = kept; factor of what is kept).
+
+    A byte an entry decides, so that a call drops n / 256 of them; where p lies between two such shares, it takes the
+    upper or the lower one at random so that p is their mean. The factor is that of the share which was taken. At least
+    1 / 256 is kept.
+    """
+    count = math.prod(shape)
+    bits = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw(count // 8 + 2)
+    level = int(p * _LEVELS)
+    level += int(bits[-1]) < (p * _LEVELS - level) * 2**64
+    level = min(level, _LEVELS - 1)
+    keep = bits.view(np.uint8)[:count] >= level
+    return torch.from_numpy(keep.view(np.uint8)).view(*shape), _LEVELS / (_LEVELS - level)
+
+
+def apply_mask(x: Tensor, keep: Tensor, factor: float) -> Tensor:
+    """x * keep * factor as a new tensor."""
+    out = keep.to(x.dtype)
+    return torch.addcmul(_ZERO.to(x.dtype), out, x, value=factor, out=out)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        mask = _keep_mask(x.shape, p).to(x.dtype).mul_(1 / (1 - p))
-        ctx.save_for_backward(mask)
-        return x * mask
+        keep, ctx.factor = draw_mask(x.shape, p)
+        ctx.save_for_backward(keep)
+        return apply_mask(x, keep, ctx.factor)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (mask,) = ctx.saved_tensors
-        return gradient * mask, None
+        (keep,) = ctx.saved_tensors
+        return apply_mask(gradient, keep, ctx.factor), None
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -65,18 +82,3 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
         return F.prelu(x, slope)
     return _Prelu.apply(x, slope)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, training: bool) -> Tensor:
-    """Scaled dot-product attention with dropout of its weights.
-
-    q: (N, H, Lq, D); k: (N, H, Lk, D); v: (N, H, Lk, Dv); mask: broadcasts to (N, H, Lq, Lk), True = visible, at least
-    one key of every query. Returns (N, H, Lq, Dv).
-    """
-    p = p if training else 0.0
-    if p == 0 or q.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
-    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1))
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return torch.matmul(dropout(scores.softmax(-1), p, training), v)

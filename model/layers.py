@@ -9,21 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mesm.model.elementwise import attention, dropout, prelu
+from mesm.model.attention import attention, merge_heads, packed_attention, split_heads
+from mesm.model.elementwise import dropout, prelu
 from mesm.model.layouts import Layout
 
 FLOOR = 0.01
 """Least deviation of a feature's column, as a share of the columns' root mean square deviation."""
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(N, L, D) to (N, heads, L, D / heads)."""
-    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """(N, heads, L, D / heads) to (N, L, D)."""
-    return x.transpose(1, 2).flatten(2)
 
 
 class InputBlock(nn.Module):
@@ -107,10 +98,17 @@ class Attention(nn.Module):
         rows = slice(part * dim, (part + 1) * dim)
         return F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend from q (N, Lq, D) to k and v (N, Lk, D); mask broadcasts to (N, heads, Lq, Lk), True = visible."""
-        q, k, v = (split_heads(x, self.heads) for x in (q, k, v))
-        return merge_heads(attention(q, k, v, mask, self.dropout, self.training))
+    def attend_packed(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
+        """Attend from packed q (T, D), before the output projection; returns (T, D).
+
+        mask None: self-attention, k and v are packed as q is. Otherwise k, v: (N, Lk, D) and mask: (N, Lk), or one that
+        broadcasts to (N, heads, Lq, Lk), True = visible.
+        """
+        if mask is None or mask.dim() == 2:
+            return packed_attention(q, k, v, layout, mask, self.heads, self.dropout, self.training)
+        k, v = (layout.pad(x) if x.dim() == 2 else x for x in (k, v))
+        q, k, v = (split_heads(x, self.heads) for x in (layout.pad(q), k, v))
+        return layout.pack(merge_heads(attention(q, k, v, mask, self.dropout, self.training)))
 
     def attend_from_one(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Attend from one query position a sequence without projecting the keys and values.
@@ -166,11 +164,10 @@ class CrossLayer(nn.Module):
         """Attend from packed x to padded keys and values.
 
         x: (T, D) and q: (T, D), its projected queries, both laid out by `layout`; k, v: (N, Lk, D), projected;
-        mask: broadcasts to (N, heads, Lq, Lk), True = visible; words: use the words' feed-forward weights.
-        Returns (T, D).
+        mask: (N, Lk), or what broadcasts to (N, heads, Lq, Lk), True = visible; words: use the words' feed-forward
+        weights. Returns (T, D).
         """
-        attended = layout.pack(self.attention.attend(layout.pad(q), k, v, mask))
-        return self.finish(x, attended, words)
+        return self.finish(x, self.attention.attend_packed(q, k, v, layout, mask), words)
 
     def finish(self, x: Tensor, attended: Tensor, words: bool = False) -> Tensor:
         """Everything after the attention: (T, D) input and attended values to (T, D)."""
@@ -191,14 +188,16 @@ class EncoderLayer(nn.Module):
         self.activation = nn.PReLU()
         self.dropout = dropout
 
-    def forward(self, x: Tensor, positions: Tensor, layout: Layout, mask: Tensor) -> Tensor:
-        """(T, D) packed and its position codes to (T, D); mask broadcasts to (N, heads, L, L), True = visible."""
+    def forward(self, x: Tensor, positions: Tensor, layout: Layout, mask: Tensor | None = None) -> Tensor:
+        """(T, D) packed and its position codes to (T, D).
+
+        mask broadcasts to (N, heads, L, L), True = visible; None: every valid position sees all of its sequence.
+        """
         block, weights = self.attention, self.feed_forward
         dim = x.shape[-1]
         both = F.linear(x + positions, block.in_proj_weight[: 2 * dim], block.in_proj_bias[: 2 * dim])
-        q, k = (layout.pad(part) for part in both.split(dim, dim=-1))
-        v = layout.pad(block.project(2, x))
-        attended = block.out_proj(layout.pack(block.attend(q, k, v, mask)))
+        q, k = both.split(dim, dim=-1)
+        attended = block.out_proj(block.attend_packed(q, k, block.project(2, x), layout, mask))
         x = weights.norm1(x + dropout(attended, self.dropout, self.training))
         hidden = dropout(prelu(weights.linear1(x), self.activation.weight), self.dropout, self.training)
         return weights.norm2(x + dropout(weights.linear2(hidden), self.dropout, self.training))

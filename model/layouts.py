@@ -6,11 +6,16 @@ Everything that acts on one position at a time (projections, norms, feed-forward
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+BLOCK_SCORES = 2**20
+"""Attention scores that are computed at once on a CPU: 4 MiB of them."""
 
 
 class _Pad(torch.autograd.Function):
@@ -40,6 +45,30 @@ class _Pack(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         return gradient.new_zeros(ctx.rows, gradient.shape[1]).index_copy_(0, index, gradient), None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of sequences, and where they lie."""
+
+    first: int
+    last: int
+    """Sequences [first, last)."""
+    start: int
+    stop: int
+    """Their packed rows [start, stop)."""
+    layout: Layout | None
+    """How they are padded; None when they are of one length."""
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """(stop - start, D) to (last - first, L, D)."""
+        if self.layout is not None:
+            return self.layout.pad(packed)
+        return packed.view(self.last - self.first, -1, packed.shape[1])
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(last - first, L, D) to (stop - start, D)."""
+        return self.layout.pack(padded) if self.layout is not None else padded.flatten(0, 1)
 
 
 class Layout:
@@ -98,6 +127,28 @@ class Layout:
         within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
         rows = starts.repeat_interleave(lengths) + within
         return chosen, rows.to(self.device, non_blocking=True)
+
+    def blocks(self, heads: int, keys: int | None = None) -> list[Block]:
+        """Cut the sequences into runs that are attended to at once: as many as `BLOCK_SCORES` scores allow.
+
+        keys: keys of every sequence; None: as many as it has positions itself (self-attention).
+        """
+        found: list[Block] = []
+        first, width, start = 0, 0, 0
+        ends = itertools.accumulate(self.lengths)
+        for number, (length, end) in enumerate(zip(self.lengths, ends, strict=True)):
+            wider = max(width, length)
+            if number > first and (number + 1 - first) * heads * wider * (keys or wider) > BLOCK_SCORES:
+                found.append(self._block(first, number, start, end - length))
+                first, wider, start = number, length, end - length
+            width = wider
+        found.append(self._block(first, len(self), start, sum(self.lengths)))
+        return found
+
+    def _block(self, first: int, last: int, start: int, stop: int) -> Block:
+        lengths = self.lengths[first:last]
+        same = len(set(lengths)) == 1
+        return Block(first, last, start, stop, None if same else Layout(lengths, self.device))
 
     def with_prefix(self) -> Layout:
         """Lay out the same sequences with one more position in front of each."""

@@ -134,8 +134,8 @@ class CrossEncoder(nn.Module):
         """Let packed x attend to padded y; what several sequences share is projected once.
 
         x, x_pos: (T, D) laid out by `layout`, or fewer rows of which `x_rows` (T,) repeats some; y, y_pos: (N, Lk, D),
-        or fewer sequences of which `y_rows` (N,) repeats some; mask: broadcasts to (N, heads, Lq, Lk), True = visible;
-        words: use the words' feed-forward weights. Returns (T, D).
+        or fewer sequences of which `y_rows` (N,) repeats some; mask: (N, Lk), or what broadcasts to (N, heads, Lq, Lk),
+        True = visible; words: use the words' feed-forward weights. Returns (T, D).
         """
         y_key = y if y_pos is None else y + y_pos
         for i, layer in enumerate(cast("list[CrossLayer]", self.layers)):
@@ -303,10 +303,13 @@ class Mesm(nn.Module):
         return self.frame_word(projected, positions, layout, words, None, mask, x_rows=rows)
 
     def _cross_mask(self, query_mask: Tensor, key_mask: Tensor, n: int) -> Tensor:
-        """Mask of a cross layer, True = visible; the published code calls it for `n` samples at a time."""
-        visible = key_mask[:, None, None, :]
+        """Mask of a cross layer, True = visible: (N, Lk), or (N, heads, Lq, Lk) with the published defect.
+
+        The published code calls the layer for `n` samples at a time.
+        """
         if self.config.masks == "fixed":
-            return visible
+            return key_mask
+        visible = key_mask[:, None, None, :]
         calls = zip(query_mask.split(n), key_mask.split(n), strict=True)
         return visible & torch.cat([misaligned_mask(~q, ~k, self.config.heads) for q, k in calls])
 
@@ -365,11 +368,11 @@ class Mesm(nn.Module):
             return extended.pack(torch.cat((token.expand(n, 1, -1), layout.pad(packed)), dim=1))
 
         x, positions = prepend(self.global_token, x), prepend(self.global_position, positions)
-        mask = extended.mask
+        mask = None
         if self.config.masks == "official":
-            mask = torch.cat((torch.zeros_like(mask[:, :1]), mask[:, 1:]), dim=1)
+            mask = torch.cat((torch.zeros_like(extended.mask[:, :1]), extended.mask[:, 1:]), dim=1)[:, None, None]
         for layer in self.encoder:
-            x = layer(x, positions, extended, mask[:, None, None, :])
+            x = layer(x, positions, extended, mask)
         memory = extended.pad(x)
         return memory[:, 0], memory[:, 1:]
 

@@ -1,0 +1,141 @@
+"""Attention over packed sequences, with a form for training on a CPU that keeps to its cache and stores little.
+
+torch's fused attention does not drop weights on a CPU, so that its training path writes scores, weights, masks and
+products of the whole padded batch to memory. Here a few sequences of like length are done at a time: no padding between
+them, and a bit more than the weights is kept for the gradient. Other devices use torch's own operator. The mathematics
+are the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mesm.model.elementwise import apply_mask, draw_mask, dropout
+from mesm.model.layouts import Block, Layout
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(N, L, D) to (N, heads, L, D / heads)."""
+    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(N, heads, L, D / heads) to (N, L, D)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, training: bool) -> Tensor:
+    """Scaled dot-product attention with dropout of its weights.
+
+    q: (N, H, Lq, D); k: (N, H, Lk, D); v: (N, H, Lk, Dv); mask: broadcasts to (N, H, Lq, Lk), True = visible, at least
+    one key of every query. Returns (N, H, Lq, Dv).
+    """
+    p = p if training else 0.0
+    if p == 0 or q.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return torch.matmul(dropout(scores.softmax(-1), p, training), v)
+
+
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, key_mask: Tensor | None, heads: int, p: float, training: bool
+) -> Tensor:
+    """Attention whose keys are hidden by padding only, with dropout of its weights.
+
+    q: (T, D) packed by `layout`; k, v: (T, D) packed by it too (self-attention, key_mask None), or (N, Lk, D) with
+    key_mask (N, Lk), True = visible. Returns (T, D).
+    """
+    p = p if training else 0.0
+    if q.device.type != "cpu" or q.dtype != torch.float32 or torch.compiler.is_compiling():
+        if key_mask is None:
+            k, v, key_mask = layout.pad(k), layout.pad(v), layout.mask
+        q, k, v = (split_heads(x, heads) for x in (layout.pad(q), k, v))
+        return layout.pack(merge_heads(attention(q, k, v, key_mask[:, None, None], p, training)))
+    if p > 0:
+        return _PackedAttention.apply(q, k, v, layout, key_mask, heads, p)
+    results = []
+    for block in layout.blocks(heads, None if key_mask is None else k.shape[1]):
+        queries, keys, values = (split_heads(_rows(x, block), heads) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=_visible(block, key_mask))
+        results.append(block.pack(merge_heads(out)))
+    return torch.cat(results)
+
+
+def _rows(x: Tensor, block: Block) -> Tensor:
+    """The sequences of a block, (n, L, D): of a packed tensor, or of one that has a row a sequence."""
+    return block.pad(x[block.start : block.stop]) if x.dim() == 2 else x[block.first : block.last]
+
+
+def _visible(block: Block, key_mask: Tensor | None) -> Tensor | None:
+    """Mask of a block's keys that broadcasts to (n, heads, Lq, Lk); None when all are seen."""
+    if key_mask is None:
+        return None if block.layout is None else block.layout.mask[:, None, None]
+    return key_mask[block.first : block.last, None, None]
+
+
+class _PackedAttention(torch.autograd.Function):
+    """`packed_attention` for training on a CPU, block by block."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, key_mask: Tensor | None, heads: int, p: float
+    ) -> Tensor:
+        out = torch.empty_like(q)
+        ctx.blocks = layout.blocks(heads, None if key_mask is None else k.shape[1])
+        ctx.heads, ctx.scale = heads, (q.shape[1] // heads) ** -0.5
+        saved: list[Tensor] = []
+        ctx.factors = []
+        for block in ctx.blocks:
+            queries, keys, values = (_heads(_rows(x, block), heads) for x in (q, k, v))
+            scores = torch.bmm(queries * ctx.scale, keys.transpose(1, 2))
+            visible = _visible(block, key_mask)
+            if visible is not None:
+                hidden = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))
+                scores.view(-1, heads, *scores.shape[1:]).add_(hidden)
+            weights = torch.softmax(scores, dim=-1, out=scores)
+            keep, factor = draw_mask(weights.shape, p)
+            _put(out, block, torch.bmm(apply_mask(weights, keep, factor), values), heads)
+            saved += [weights, keep]
+            ctx.factors.append(factor)
+        ctx.save_for_backward(q, k, v, *saved)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *saved = ctx.saved_tensors
+        grads = [torch.empty_like(x) for x in (q, k, v)]
+        for number, (block, factor) in enumerate(zip(ctx.blocks, ctx.factors, strict=True)):
+            weights, keep = saved[2 * number : 2 * number + 2]
+            queries, keys, values, above = (_heads(_rows(x, block), ctx.heads) for x in (q, k, v, gradient))
+            dropped = apply_mask(weights, keep, factor)
+            grad_values = torch.bmm(dropped.transpose(1, 2), above)
+            grad_weights = apply_mask(torch.bmm(above, values.transpose(1, 2), out=dropped), keep, factor)
+            grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+            _put(grads[0], block, torch.bmm(grad_scores, keys).mul_(ctx.scale), ctx.heads)
+            grad_keys = torch.bmm(grad_scores.transpose(1, 2), queries * ctx.scale)
+            _put(grads[1], block, grad_keys, ctx.heads)
+            _put(grads[2], block, grad_values, ctx.heads)
+        return *grads, None, None, None, None
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """(n, L, D) to (n * heads, L, D / heads)."""
+    n, length, dim = x.shape
+    return x.reshape(n, length, heads, dim // heads).transpose(1, 2).contiguous().view(n * heads, length, -1)
+
+
+def _put(out: Tensor, block: Block, x: Tensor, heads: int) -> None:
+    """Write (n * heads, L, D / heads) to where the block's rows, or its sequences, lie."""
+    merged = x.view(-1, heads, *x.shape[1:]).transpose(1, 2)
+    if out.dim() == 3:
+        out[block.first : block.last].view(*merged.shape).copy_(merged)
+    elif block.layout is None:
+        out[block.start : block.stop].view(*merged.shape).copy_(merged)
+    else:
+        out[block.start : block.stop] = block.layout.pack(merged.flatten(2))
