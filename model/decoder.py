@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from mesm.model.attention import attention, merge_heads, split_heads
-from mesm.model.elementwise import dropout, prelu
+from mesm.model.elementwise import add_dropped
 from mesm.model.layers import FeedForward, Mlp
+from mesm.model.layouts import Layout
 from mesm.model.position import span_positions
 from mesm.model.spans import inverse_sigmoid
 
@@ -32,23 +33,21 @@ class DecoderLayer(nn.Module):
         self.activation = nn.PReLU()
 
     def forward(
-        self, x: Tensor, memory: Tensor, mask: Tensor, frame_pos: Tensor, query_pos: Tensor, query_sine: Tensor
-    ) -> Tensor:
+        self, x: Tensor, memory: Tensor, layout: Layout, frame_pos: Tensor, rows: Tensor, query_pos: Tensor,
+        query_sine: Tensor,
+    ) -> Tensor:  # fmt: skip
         """Refine the states of Q spans a query.
 
-        x: (N, Q, D); memory, frame_pos: (N, L, D); mask: (N, 1, 1, L), True = visible; query_pos: (N, Q, D), learned
-        code of the spans; query_sine: (N, Q, D), their modulated sine code. Returns (N, Q, D).
+        x: (N, Q, D); memory: (T, D) packed frames; frame_pos: (T', D) codes of frames, of which `rows` (T,) takes
+        those of memory's; query_pos: (N, Q, D), learned code of the spans; query_sine: (N, Q, D), their modulated sine
+        code. Returns (N, Q, D).
         """
         weights = self.feed_forward
         attended = self._self_attention(x, query_pos)
-        x = weights.norm1(x + self._drop(attended))
-        attended = self._cross_attention(x, memory, mask, frame_pos, query_pos, query_sine)
-        x = weights.norm2(x + self._drop(attended))
-        hidden = self._drop(prelu(weights.linear1(x), self.activation.weight))
-        return self.norm3(x + self._drop(weights.linear2(hidden)))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout, self.training)
+        x = weights.norm1(add_dropped(x, attended, self.dropout, self.training))
+        attended = self._cross_attention(x, memory, layout, frame_pos, rows, query_pos, query_sine)
+        x = weights.norm2(add_dropped(x, attended, self.dropout, self.training))
+        return self.norm3(weights(x, x, self.activation.weight, self.dropout))
 
     def _self_attention(self, x: Tensor, query_pos: Tensor) -> Tensor:
         q = split_heads(self.self_content_q(x) + self.self_position_q(query_pos), self.heads)
@@ -57,16 +56,21 @@ class DecoderLayer(nn.Module):
         return self.self_out(merge_heads(attention(q, k, v, None, self.dropout, self.training)))
 
     def _cross_attention(
-        self, x: Tensor, memory: Tensor, mask: Tensor, frame_pos: Tensor, query_pos: Tensor, query_sine: Tensor
-    ) -> Tensor:
+        self, x: Tensor, memory: Tensor, layout: Layout, frame_pos: Tensor, rows: Tensor, query_pos: Tensor,
+        query_sine: Tensor,
+    ) -> Tensor:  # fmt: skip
         q, k = self.cross_content_q(x), self.cross_content_k(memory)
-        k_pos = self.cross_position_k(frame_pos)
+        k_pos = self.cross_position_k(frame_pos).index_select(0, rows)
         if self.first:
             q, k = q + self.cross_position_q(query_pos), k + k_pos
-        q = torch.cat((split_heads(q, self.heads), split_heads(self.cross_sine_q(query_sine), self.heads)), dim=-1)
-        k = torch.cat((split_heads(k, self.heads), split_heads(k_pos, self.heads)), dim=-1)
-        v = split_heads(self.cross_v(memory), self.heads)
-        return self.cross_out(merge_heads(attention(q, k, v, mask, self.dropout, self.training)))
+        q = split_heads(self._beside(q, self.cross_sine_q(query_sine)), self.heads)
+        k, v = (split_heads(layout.pad(y), self.heads) for y in (self._beside(k, k_pos), self.cross_v(memory)))
+        visible = layout.mask[:, None, None]
+        return self.cross_out(merge_heads(attention(q, k, v, visible, self.dropout, self.training)))
+
+    def _beside(self, content: Tensor, position: Tensor) -> Tensor:
+        """Put content and position of each head side by side: two (..., D) to (..., 2 D)."""
+        return torch.cat([x.unflatten(-1, (self.heads, -1)) for x in (content, position)], dim=-1).flatten(-2)
 
 
 class Decoder(nn.Module):
@@ -84,17 +88,17 @@ class Decoder(nn.Module):
         self.anchor_head = Mlp(dim, dim, 1, 2)
 
     def forward(
-        self, spans: Tensor, memory: Tensor, mask: Tensor, frame_pos: Tensor
+        self, spans: Tensor, memory: Tensor, layout: Layout, frame_pos: Tensor, rows: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Decode Q learnable spans over the frames.
 
-        spans: (Q, 2) logits of the learnable spans; memory, frame_pos: (N, L, D); mask: (N, L), True = valid.
-        Returns, for each layer, the normed states (N, Q, D) and the reference spans (N, Q, 2) that the layer read.
+        spans: (Q, 2) logits of the learnable spans; memory: (T, D) packed frames of N queries; frame_pos: (T', D) codes
+        of frames, of which `rows` (T,) takes those of memory's. Returns, for each layer, the normed states (N, Q, D)
+        and the reference spans (N, Q, 2) that the layer read.
         """
-        n, dim = memory.shape[0], memory.shape[-1]
+        n, dim = len(layout), memory.shape[-1]
         reference = spans.sigmoid().expand(n, -1, -1)
         x = memory.new_zeros(n, spans.shape[0], dim)
-        visible = mask[:, None, None, :]
         states, references = [], [reference]
         for i, layer in enumerate(self.layers):
             anchor = references[-1] if i == 0 else references[-1].detach()
@@ -103,7 +107,7 @@ class Decoder(nn.Module):
             query_sine = sine * (self.anchor_head(x).sigmoid() / anchor[..., 1:])
             if i > 0:
                 query_sine = query_sine * self.query_scale(x)
-            x = layer(x, memory, visible, frame_pos, query_pos, query_sine)
+            x = layer(x, memory, layout, frame_pos, rows, query_pos, query_sine)
             states.append(self.norm(x))
             if i + 1 < len(self.layers):
                 references.append((self.refine_head(x) + inverse_sigmoid(anchor)).sigmoid())

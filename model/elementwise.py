@@ -64,6 +64,28 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     return _Dropout.apply(x, p)
 
 
+class _AddDropped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, x: Tensor, p: float) -> Tensor:
+        keep, ctx.factor = draw_mask(x.shape, p)
+        ctx.save_for_backward(keep)
+        mask = keep.to(x.dtype)
+        return torch.addcmul(residual, mask, x, value=ctx.factor, out=mask)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        return gradient, apply_mask(gradient, keep, ctx.factor), None
+
+
+def add_dropped(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor:
+    """residual + dropout(x)."""
+    fits = x.device.type == "cpu" and x.dtype == residual.dtype and not torch.compiler.is_compiling()
+    if not training or p == 0 or not fits:
+        return residual + dropout(x, p, training)
+    return _AddDropped.apply(residual, x, p)
+
+
 class _Prelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mesm.model.attention import attention, merge_heads, packed_attention, split_heads
-from mesm.model.elementwise import dropout, prelu
+from mesm.model.elementwise import add_dropped, dropout
+from mesm.model.feed_forward import feed_forward
 from mesm.model.layouts import Layout
 
 FLOOR = 0.01
@@ -141,6 +142,14 @@ class FeedForward(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
 
+    def forward(self, residual: Tensor, x: Tensor, slope: Tensor, dropout: float) -> Tensor:
+        """residual + Drop(W2 Drop(PReLU(W1 x))), without the norms; all (..., D)."""
+        first, second = self.linear1, self.linear2
+        return feed_forward(
+            residual.flatten(0, -2), x.flatten(0, -2), first.weight, first.bias, slope, second.weight, second.bias,
+            dropout, self.training,
+        ).view(x.shape)  # fmt: skip
+
 
 class CrossLayer(nn.Module):
     """The cross-attention layer of FW-MESM, SS-MESM and the modality aligner.
@@ -172,10 +181,8 @@ class CrossLayer(nn.Module):
     def finish(self, x: Tensor, attended: Tensor, words: bool = False) -> Tensor:
         """Everything after the attention: (T, D) input and attended values to (T, D)."""
         weights = self.words if words and self.words is not None else self.frames
-        h = x + dropout(self.attention.out_proj(attended), self.dropout, self.training)
-        hidden = prelu(weights.linear1(weights.norm1(h)), self.activation.weight)
-        hidden = dropout(hidden, self.dropout, self.training)
-        return weights.norm2(h + dropout(weights.linear2(hidden), self.dropout, self.training))
+        h = add_dropped(x, self.attention.out_proj(attended), self.dropout, self.training)
+        return weights.norm2(weights(h, weights.norm1(h), self.activation.weight, self.dropout))
 
 
 class EncoderLayer(nn.Module):
@@ -198,6 +205,5 @@ class EncoderLayer(nn.Module):
         both = F.linear(x + positions, block.in_proj_weight[: 2 * dim], block.in_proj_bias[: 2 * dim])
         q, k = both.split(dim, dim=-1)
         attended = block.out_proj(block.attend_packed(q, k, block.project(2, x), layout, mask))
-        x = weights.norm1(x + dropout(attended, self.dropout, self.training))
-        hidden = dropout(prelu(weights.linear1(x), self.activation.weight), self.dropout, self.training)
-        return weights.norm2(x + dropout(weights.linear2(hidden), self.dropout, self.training))
+        x = weights.norm1(add_dropped(x, attended, self.dropout, self.training))
+        return weights.norm2(weights(x, x, self.activation.weight, self.dropout))

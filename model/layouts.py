@@ -32,6 +32,28 @@ class _Pad(torch.autograd.Function):
         return gradient.index_select(0, index), None, None
 
 
+class _Prepend(torch.autograd.Function):
+    """Put one row in front of each sequence."""
+
+    @staticmethod
+    def forward(ctx: Any, row: Tensor, packed: Tensor, first: Tensor, others: Tensor) -> Tensor:
+        ctx.save_for_backward(first, others)
+        out = packed.new_empty(len(first) + len(others), packed.shape[1])
+        out.index_copy_(0, others, packed)
+        out[first] = row.to(packed.dtype)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        first, others = ctx.saved_tensors
+        return gradient.index_select(0, first).sum(0), gradient.index_select(0, others), None, None
+
+
+def prepend(row: Tensor, packed: Tensor, first: Tensor, others: Tensor) -> Tensor:
+    """(D,) and packed (T, D) to (N + T, D), by the rows that `Layout.with_prefix` returns."""
+    return _Prepend.apply(row, packed, first, others)
+
+
 class _Pack(torch.autograd.Function):
     """Gather the valid rows; the gradient scatters them, without the atomic additions of a general gather."""
 
@@ -105,6 +127,16 @@ class Layout:
         """Where the index tensors live."""
         return self.mask.device
 
+    @property
+    def sequence_of_row(self) -> Tensor:
+        """(T,) the sequence that each packed row belongs to."""
+        lengths = torch.tensor(self.lengths)
+        return torch.arange(len(self)).repeat_interleave(lengths).to(self.device, non_blocking=True)
+
+    def leading(self, count: int) -> Layout:
+        """Lay out the first sequences only, in the same width."""
+        return self if count == len(self) else Layout(self.lengths[:count], self.device, self.width)
+
     def pad(self, packed: Tensor) -> Tensor:
         """(T, D) to (N, L, D), zeros at padding."""
         if not self.full:
@@ -150,6 +182,15 @@ class Layout:
         same = len(set(lengths)) == 1
         return Block(first, last, start, stop, None if same else Layout(lengths, self.device))
 
-    def with_prefix(self) -> Layout:
-        """Lay out the same sequences with one more position in front of each."""
-        return Layout([length + 1 for length in self.lengths], self.device, self.width + 1)
+    def with_prefix(self) -> tuple[Layout, Tensor, Tensor]:
+        """Lay out the same sequences with one more position in front of each.
+
+        Returns the new layout, (N,) its packed rows of the new positions and (T,) those of the others.
+        """
+        longer = Layout([length + 1 for length in self.lengths], self.device, self.width + 1)
+        first = longer._offsets
+        others = torch.ones(sum(longer.lengths), dtype=torch.bool)
+        others[first] = False
+        device = self.device
+        rows = others.nonzero().squeeze(1)
+        return longer, first.to(device, non_blocking=True), rows.to(device, non_blocking=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mesm.model.batch import Batch, rows_of
 from mesm.model.decoder import Decoder
 from mesm.model.layers import CrossLayer, EncoderLayer, InputBlock, Mlp, Standardise, input_projection
-from mesm.model.layouts import Layout
+from mesm.model.layouts import Layout, prepend
 from mesm.model.position import frame_positions
 from mesm.model.spans import inverse_sigmoid
 
@@ -84,7 +84,7 @@ class Output:
     projected_video: Tensor
     """(V, L, D): frames after the input projection, zeros at padding."""
     enhanced_video: Tensor
-    """(N, L, D): frames after FW-MESM, zeros at padding."""
+    """(T, D): the valid frames of all queries, one query after the other, after FW-MESM."""
     segment_token: Tensor | None
     """(N, D): the token of SS-MESM, L2-normalised."""
     text: Tensor
@@ -269,15 +269,16 @@ class Mesm(nn.Module):
         mask = self._cross_mask(layout.mask, text_mask[text_of_query], n)
         aligned = self.aligner(enhanced, row_positions, layout, text.index_select(0, text_of_query), None, mask)
         memory_global, memory = self._encode(aligned, row_positions, layout)
+        answered = layout.leading(n)
+        own = memory[: sum(answered.lengths)]
         frame_logits = None
         if self.config.encoder_loss == "bce":
-            frame_logits = saliency = self.frame_head(memory[:n]).squeeze(-1)
+            frame_logits = saliency = answered.pad(self.frame_head(own)).squeeze(-1)
         elif self.config.encoder_loss == "saliency":
-            saliency = self._saliency(memory_global, memory)
+            saliency = layout.pad(self._saliency(memory_global, memory, layout)).squeeze(-1)
         else:
-            saliency = memory.new_zeros(memory.shape[:2])
-        saliency = saliency.masked_fill(~layout.mask[: len(saliency)], 0)
-        logits, spans = self._decode(memory[:n], layout.mask[:n], layout.pad(row_positions)[:n])
+            saliency = memory.new_zeros(len(layout), layout.width)
+        logits, spans = self._decode(own, answered, positions, rows[: len(own)])
         return Output(
             logits=logits,
             spans=spans,
@@ -285,7 +286,7 @@ class Mesm(nn.Module):
             negative_saliency=saliency[n:] if batch.negative_query is not None else None,
             frame_logits=frame_logits,
             projected_video=padded,
-            enhanced_video=layout.pad(enhanced)[:n],
+            enhanced_video=enhanced[: len(own)],
             segment_token=token,
             text=text,
             text_mask=text_mask,
@@ -360,32 +361,35 @@ class Mesm(nn.Module):
         return layout.pad(torch.cat(joined)), layout.mask, rows
 
     def _encode(self, x: Tensor, positions: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Encode packed frames (T, D) with the global token in front; returns (N, D) and (N, L, D)."""
-        n = len(layout)
-        extended = layout.with_prefix()
-
-        def prepend(token: Tensor, packed: Tensor) -> Tensor:
-            return extended.pack(torch.cat((token.expand(n, 1, -1), layout.pad(packed)), dim=1))
-
-        x, positions = prepend(self.global_token, x), prepend(self.global_position, positions)
+        """Encode packed frames (T, D) with the global token in front of each sequence; returns (N, D) and (T, D)."""
+        extended, first, others = layout.with_prefix()
+        x = prepend(self.global_token, x, first, others)
+        positions = prepend(self.global_position, positions, first, others)
         mask = None
         if self.config.masks == "official":
             mask = torch.cat((torch.zeros_like(extended.mask[:, :1]), extended.mask[:, 1:]), dim=1)[:, None, None]
         for layer in self.encoder:
             x = layer(x, positions, extended, mask)
-        memory = extended.pad(x)
-        return memory[:, 0], memory[:, 1:]
+        return x.index_select(0, first), x.index_select(0, others)
 
-    def _saliency(self, memory_global: Tensor, memory: Tensor) -> Tensor:
-        """(N, L): (W1 m_i + b1) . (W2 g + b2) / sqrt(D), with W1 moved to the global side."""
+    def _saliency(self, memory_global: Tensor, memory: Tensor, layout: Layout) -> Tensor:
+        """(T, 1): (W1 m_i + b1) . (W2 g + b2) / sqrt(D), with W1 moved to the global side.
+
+        Every frame meets every query's g, which is a small product, and takes its own query's: no copy of g a frame.
+        """
         u = self.saliency_global(memory_global)
-        probe = u @ self.saliency_frame.weight
-        scores = torch.matmul(memory, probe[..., None]).squeeze(-1) + (u @ self.saliency_frame.bias)[:, None]
-        return scores / self.config.dim**0.5
+        scores = F.linear(memory, u @ self.saliency_frame.weight, u @ self.saliency_frame.bias)
+        return scores.gather(1, layout.sequence_of_row[:, None]) / self.config.dim**0.5
 
-    def _decode(self, memory: Tensor, mask: Tensor, positions: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits (N, Q, 2) and spans (N, Q, 2) of every decoder layer, the last layer first."""
-        states, references = self.decoder(self.query_spans, memory, mask, positions)
+    def _decode(
+        self, memory: Tensor, layout: Layout, positions: Tensor, rows: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits (N, Q, 2) and spans (N, Q, 2) of every decoder layer, the last layer first.
+
+        memory: (T, D) packed frames of the queries; positions: codes of the videos' frames, of which `rows` (T,) takes
+        those of each query.
+        """
+        states, references = self.decoder(self.query_spans, memory, layout, positions, rows)
         spans = [
             (self.span_head(state) + inverse_sigmoid(reference)).sigmoid()
             for state, reference in zip(states, references, strict=True)

@@ -34,6 +34,7 @@ from mesm.pipeline.config import Config, to_plain
 from mesm.pipeline.console import ProgressBar, say
 from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.evaluation import evaluate_split
+from mesm.pipeline.host_memory import keep_freed_memory
 from mesm.pipeline.metrics import Scores
 from mesm.pipeline.queries import WORD_TABLE_FILE, TextSource, VectorText, open_streams, open_text
 from mesm.pipeline.report_run import write_run_report
@@ -411,6 +412,7 @@ def train(
     config: Config, annotations: Path, features: Path, out: Path, device: torch.device, select_on: str = ""
 ) -> RunDirectory:
     """Train a configuration, or go on with it, and return its run directory."""
+    keep_freed_memory()
     run = RunDirectory(out)
     run.create()
     data = load_training_data(config, annotations, features, device, select_on)

@@ -7,8 +7,9 @@
     python -m mesm.tools.bench ground
 
 * `train-step`: forward, losses, backward, clipping and AdamW, beside the plain form of the same mathematics
-  (`mesm.tools.reference_network`); `infer`: the answers to a batch, beside the plain form. The two take turns, so that
-  a busy machine slows down both; medians count. The losses of both are compared before anything is measured.
+  (`mesm.tools.reference_network`); `infer`: the answers to a batch, beside the plain form. Each has a process of its
+  own, and they take turns, so that a busy machine slows down both; medians count. The losses of both are compared
+  before anything is measured.
 * `epoch`: an epoch of the trainer over features in shards, and the share of a step that cuts the batch.
 * `evaluate`: scoring of 1,550 queries with 10 windows each.
 * `ground`: one query about a video of a minute, and one of two hours, that is encoded already.
@@ -23,6 +24,7 @@ import argparse
 import gc
 import json
 import math
+import multiprocessing
 import resource
 import statistics
 import sys
@@ -31,6 +33,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,7 @@ from mesm.model import Batch, Mesm, MesmConfig, compute_losses
 from mesm.pipeline.config import load_config, to_plain
 from mesm.pipeline.evaluation import protocol_of
 from mesm.pipeline.grounding import EncodedVideo, MomentRetriever
+from mesm.pipeline.host_memory import keep_freed_memory
 from mesm.pipeline.metrics import evaluate_predictions
 from mesm.pipeline.predictions import Prediction
 from mesm.pipeline.queries import WORD_TABLE_FILE
@@ -228,48 +232,85 @@ def same_losses(setting: str, device: torch.device) -> float:
     return max(abs(float(a) - float(b)) / abs(float(b)) for a, b in pairs)
 
 
+def serve(pipe: Connection, what: str, setting: str, options: argparse.Namespace, plain: bool) -> None:
+    """In a process of its own: build one of the two forms, then time a run of it whenever asked."""
+    device = torch.device(options.device)
+    clock = Clock(device)
+    if not plain:
+        keep_freed_memory()
+    pair = Pair(setting, options)
+    if plain:
+        step = pair.reference_step(what)
+    else:
+        step = pair.train_step() if what == "train-step" else pair.infer()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    for _ in range(WARM_UP):
+        step()
+    pipe.send({"flops": counter.get_total_flops(), "memory_mb": peak_memory_mb(device)})
+    peak = Peak(device, torch.bfloat16 if options.precision == "bf16" else torch.float32, clock)
+    for request in iter(pipe.recv, None):
+        pipe.send(clock(step) if request == "step" else peak.measure())
+
+
+class Server:
+    """A process that runs one of the two forms."""
+
+    def __init__(self, what: str, setting: str, options: argparse.Namespace, plain: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        arguments = (other, what, setting, options, plain)
+        self._process = context.Process(target=serve, args=arguments, daemon=True)
+        self._process.start()
+        other.close()
+        self.facts: dict[str, float] = self._pipe.recv()
+
+    def ask(self, what: str) -> float:
+        """Return the milliseconds of a `step`, or the `peak` in GFLOP/s."""
+        self._pipe.send(what)
+        return float(self._pipe.recv())
+
+    def stop(self) -> None:
+        """End the process."""
+        self._pipe.send(None)
+        self._process.join()
+
+
 def bench_network(what: str, setting: str, options: argparse.Namespace) -> dict[str, Any]:
     """Measure `train-step` or `infer` of one setting."""
     device = torch.device(options.device)
-    clock = Clock(device)
     difference = same_losses(setting, device) if options.reference else None
     if difference is not None and not difference <= LOSS_RTOL:
         raise SystemExit(f"{setting}: the losses differ by {difference:.1e} of the plain form's; nothing was measured")
     gc.collect()
-    pair = Pair(setting, options)
-    ours = pair.train_step() if what == "train-step" else pair.infer()
-    with FlopCounterMode(display=False) as counter:
-        ours()
-    flops = counter.get_total_flops()
-    for _ in range(WARM_UP):
-        ours()
-    memory = peak_memory_mb(device)
-    plain = pair.reference_step(what) if options.reference else None
-    if plain is not None:
-        plain()
-    peak = Peak(device, torch.bfloat16 if options.precision == "bf16" else torch.float32, clock)
-    times, plain_times, peaks = [], [], []
+    ours = Server(what, setting, options, plain=False)
+    plain = Server(what, setting, options, plain=True) if options.reference else None
+    times, plain_times, peaks, ratios = [], [], [], []
     for _ in range(options.repeats):
+        some = [ours.ask("step") for _ in range(options.inner)]
+        times += some
+        peaks.append(ours.ask("peak"))
         if plain is not None:
-            plain_times.append(clock(plain))
-        times += [clock(ours) for _ in range(options.inner)]
-        peaks.append(peak.measure())
-    ms, best = statistics.median(times), statistics.median(peaks)
+            plain_times.append(plain.ask("step"))
+            ratios.append(plain_times[-1] / statistics.median(some))
+    ms, best, flops = statistics.median(times), statistics.median(peaks), ours.facts["flops"]
     useful = flops / ms / 1e6
     row: dict[str, Any] = {
         "bench": what, "setting": setting, "device": device_name(device), "precision": options.precision,
-        "compile": options.compile, "queries": len(pair.batch.words), "ms_per_step": round(ms, 2),
+        "compile": options.compile, "queries": len(SHAPES[setting].video_of_query), "ms_per_step": round(ms, 2),
         "spread": round(spread(times), 3), "useful_gflop": round(flops / 1e9, 2), "useful_gflops": round(useful, 1),
-        "peak_gflops": round(best, 1), "peak_fraction": round(useful / best, 3), "peak_memory_mb": round(memory),
+        "peak_gflops": round(best, 1), "peak_fraction": round(useful / best, 3),
+        "peak_memory_mb": round(ours.facts["memory_mb"]),
     }  # fmt: skip
-    if plain_times:
-        reference = statistics.median(plain_times)
-        ratios = [p / statistics.median(times[i * options.inner : (i + 1) * options.inner])
-                  for i, p in enumerate(plain_times)]  # fmt: skip
+    if plain is not None:
         row |= {
-            "reference_ms_per_step": round(reference, 2), "speedup": round(statistics.median(ratios), 2),
-            "loss_difference": difference,
+            "reference_ms_per_step": round(statistics.median(plain_times), 2),
+            "reference_gflop": round(plain.facts["flops"] / 1e9, 2),
+            "reference_peak_memory_mb": round(plain.facts["memory_mb"]),
+            "speedup": round(statistics.median(ratios), 2), "loss_difference": difference,
         }  # fmt: skip
+        plain.stop()
+    ours.stop()
     return row
 
 

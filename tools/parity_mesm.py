@@ -231,9 +231,11 @@ def _compare_outputs(
     }  # fmt: skip
     masked = {
         "saliency_scores": (output.saliency, frames), "neg_saliency_scores": (output.negative_saliency, frames),
-        "enhanced_video_feat": (output.enhanced_video, frames),
         "recfw_words_logit": (output.word_logits, batch.words_mask),
     }  # fmt: skip
+    published = golden.get(f"{prefix}/enhanced_video_feat")
+    packed = None if published is None else published[frames.numpy()]
+    yield _absolute(f"{prefix}/enhanced_video_feat", output.enhanced_video, packed)
     for name, ours in everywhere.items():
         yield _absolute(f"{prefix}/{name}", ours, golden.get(f"{prefix}/{name}"))
     for name, (values, mask) in masked.items():

@@ -103,7 +103,8 @@ def _targets(shape: BatchShape, lengths: np.ndarray, width: int, draw: np.random
     frames = np.arange(width)
     for row, (count, length) in enumerate(zip(counts, lengths, strict=True)):
         edges = np.sort(draw.choice(np.arange(1, 2 * shape.windows + 4), 2 * count, replace=False))
-        some = (edges / (2 * shape.windows + 4)).reshape(-1, 2)
+        # Off the grid, so that no overlap lies on the bound that tells positives from others.
+        some = ((edges + draw.uniform(-0.3, 0.3, len(edges))) / (2 * shape.windows + 4)).reshape(-1, 2)
         windows[row, :count] = some
         for start, end in some:
             inside[row] |= (frames >= int(start * length)) & (frames <= int(end * length)) & (frames < length)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mesm.model import Layout, layouts
 from mesm.model.attention import attention, packed_attention
-from mesm.model.elementwise import dropout, prelu
+from mesm.model.elementwise import add_dropped, dropout, prelu
+from mesm.model.feed_forward import feed_forward
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 0.001, 0.999])
@@ -142,3 +144,44 @@ def padded_attention(
     factor = torch.tensor([4.0, 0.0] if p else [1.0, 1.0])
     weights = scores.softmax(-1) * factor[None, :, None, None]
     return layout.pack((weights @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.25])
+def test_feed_forward_equals_the_formula(monkeypatch: pytest.MonkeyPatch, p: float) -> None:
+    """Dropout draws by a rule that the formula can follow: every third entry is dropped."""
+    torch.manual_seed(0)
+
+    def every_third(shape: torch.Size, p: float) -> tuple[torch.Tensor, float]:
+        keep = (torch.arange(int(np.prod(tuple(shape)))) % 3 > 0).to(torch.uint8)
+        return keep.view(*shape), 1.5
+
+    def drop(x: torch.Tensor) -> torch.Tensor:
+        keep, factor = every_third(x.shape, p)
+        return x * keep * factor if p else x
+
+    monkeypatch.setattr("mesm.model.feed_forward.draw_mask", every_third)
+    sizes = ((7, 4), (7, 4), (6, 4), (6,), (1,), (4, 6), (4,))
+    parts = [torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in sizes]
+    residual, x, weight1, bias1, slope, weight2, bias2 = parts
+    ours = feed_forward(*parts, p, True)
+    expected = residual + drop(F.linear(drop(F.prelu(F.linear(x, weight1, bias1), slope)), weight2, bias2))
+    assert torch.allclose(ours, expected)
+    above = torch.randn_like(ours)
+    for one, other in zip(
+        torch.autograd.grad(ours, parts, above), torch.autograd.grad(expected, parts, above), strict=True
+    ):
+        assert torch.allclose(one, other)
+
+
+def test_add_dropped_is_a_sum_with_dropout() -> None:
+    torch.manual_seed(0)
+    residual, x = torch.randn(40, 30, requires_grad=True), torch.ones(40, 30, requires_grad=True)
+    y = add_dropped(residual, x, 0.25, True)
+    y.sum().backward()
+    dropped = (y - residual).detach()
+    assert x.grad is not None
+    assert residual.grad is not None
+    assert torch.allclose(x.grad, dropped, atol=1e-6)
+    assert torch.equal(residual.grad, torch.ones(40, 30))
+    assert 0.2 < float((dropped.abs() < 1e-6).float().mean()) < 0.3
+    assert torch.equal(add_dropped(residual, x, 0.25, False), residual + x)

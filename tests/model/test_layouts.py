@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mesm.model import Layout
+from mesm.model import Layout, layouts
+from mesm.model.layouts import prepend
 
 
 def test_padding_and_packing_are_inverse() -> None:
@@ -49,8 +50,38 @@ def test_selected_sequences_repeat_rows() -> None:
 
 
 def test_a_prefix_lengthens_every_sequence() -> None:
-    extended = Layout([2, 3]).with_prefix()
+    extended, first, others = Layout([2, 3]).with_prefix()
     assert (extended.lengths, extended.width) == ((3, 4), 4)
+    assert (first.tolist(), others.tolist()) == ([0, 3], [1, 2, 4, 5, 6])
+    row, packed = (torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in ((2,), (5, 2)))
+    longer = extended.pad(prepend(row, packed, first, others))
+    assert torch.equal(longer[:, 0], row.expand(2, -1))
+    assert torch.equal(longer[0, 1:3], packed[:2])
+    assert torch.autograd.gradcheck(prepend, (row, packed, first, others))
+
+
+def test_blocks_hold_every_sequence_once_and_few_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "BLOCK_SCORES", 100)
+    layout = Layout([3, 3, 5, 2, 9, 1])
+    packed = torch.arange(float(sum(layout.lengths)))[:, None]
+    for keys in (None, 4):
+        blocks = layout.blocks(2, keys)
+        assert [i for block in blocks for i in range(block.first, block.last)] == list(range(6))
+        assert torch.equal(torch.cat([packed[block.start : block.stop] for block in blocks]), packed)
+        assert len(blocks) > 1
+        for block in blocks:
+            longest = max(layout.lengths[block.first : block.last])
+            count = block.last - block.first
+            assert count == 1 or count * 2 * longest * (keys or longest) <= 100
+            rows = packed[block.start : block.stop]
+            assert torch.equal(block.pack(block.pad(rows)), rows)
+
+
+def test_leading_sequences_and_the_sequence_of_each_row() -> None:
+    layout = Layout([2, 1, 3], width=4)
+    assert layout.leading(3) is layout
+    assert (layout.leading(2).lengths, layout.leading(2).width) == ((2, 1), 4)
+    assert layout.sequence_of_row.tolist() == [0, 0, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("lengths", [[0, 2], [3, 6]])

@@ -12,8 +12,7 @@ from golden_files import GOLDEN_SETTINGS, write_golden
 from shared import shared_path
 from torch import Tensor
 
-from mesm.model import Mesm, losses, matcher, mesm
-from mesm.model.layouts import Layout
+from mesm.model import Mesm, attention, losses, matcher, mesm
 from mesm.tools import parity, parity_mesm
 from mesm.tools.parity_mesm import check_file
 
@@ -111,14 +110,7 @@ def any_frame_for_words(patch: pytest.MonkeyPatch) -> None:
 
 
 def visible_padding(patch: pytest.MonkeyPatch) -> None:
-    with_prefix = Layout.with_prefix
-
-    def all_visible(self: Layout) -> Layout:
-        layout = with_prefix(self)
-        layout.mask = torch.ones_like(layout.mask)
-        return layout
-
-    patch.setattr(Layout, "with_prefix", all_visible)
+    patch.setattr(attention, "_visible", lambda block, key_mask: None)
 
 
 def spans_taken_for_windows(patch: pytest.MonkeyPatch) -> None:
