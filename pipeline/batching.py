@@ -6,6 +6,7 @@ query, and whatever is random in a batch is a function of (seed, epoch, step), s
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,23 @@ class FrameTable:
         within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
         index = torch.from_numpy(starts + within).to(self.rows.device, non_blocking=True)
         return self.rows.index_select(0, index), Layout(lengths, self.rows.device)
+
+    def blanked(self) -> FrameTable:
+        """Return these videos with nothing to see: zeros but for the two temporal endpoint columns."""
+        return self._changed(torch.cat((torch.zeros_like(self.rows[:, :-2]), self.rows[:, -2:]), dim=1), None)
+
+    def exchanged(self, seed: int = 0) -> FrameTable:
+        """Return these videos each with the frames of another one; there must be two or more."""
+        order = np.random.default_rng(seed).permutation(sorted(self.lengths)).tolist()
+        return self._changed(self.rows, dict(zip(order, [*order[1:], order[0]], strict=True)))
+
+    def _changed(self, rows: Tensor, taken: Mapping[str, str] | None) -> FrameTable:
+        table = object.__new__(FrameTable)
+        taken = taken or {video: video for video in self.lengths}
+        table.rows, table.dim = rows, self.dim
+        table.lengths = {video: self.lengths[other] for video, other in taken.items()}
+        table._starts = {video: self._starts[other] for video, other in taken.items()}
+        return table
 
 
 def read_video(folders: Sequence[FeatureFolder], video: str, config: DatasetConfig) -> np.ndarray:
@@ -194,6 +212,12 @@ class MomentData:
     def lengths_of_groups(self) -> list[int]:
         """Rows of each group's longest video."""
         return [max(self.frames.lengths[self.annotations[i].video_id] for i in g.indices) for g in self.groups]
+
+    def with_frames(self, frames: FrameTable) -> MomentData:
+        """Return the same queries about other frames; not for training, as targets stay what they are."""
+        data = copy.copy(self)
+        data.frames = frames
+        return data
 
     def words_of_all(self) -> Tensor:
         """(words, D): the word vectors of all queries, one after the other."""

@@ -225,7 +225,12 @@ def evaluate(
     run_directory: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run directory.")] = None,
     annotations: AnnotationsOption = None,
     features: FeaturesOption = Path("features"),
-    split: Annotated[list[str] | None, typer.Option(help="Split; may be repeated.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Split; may be repeated; `validation`: what training held back.")
+    ] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also score answers without the video, and with another one.")
+    ] = False,
     predictions: Annotated[Path | None, typer.Option(help="Score this file instead of a run.")] = None,
     reader: Annotated[str, typer.Option(help="Annotation format that --predictions belong to.")] = "",
     published: Annotated[bool, typer.Option("--published", help="Round and clamp as the published code.")] = False,
@@ -246,7 +251,9 @@ def evaluate(
         results = evaluate_stage.score_file(predictions, annotations, reader, split or [])
     else:
         assert run_directory is not None
-        results = evaluate_stage.evaluate(run_directory, annotations, features, split or [], _device(device), published)
+        results = evaluate_stage.evaluate(
+            run_directory, annotations, features, split or [], _device(device), published, controls
+        )
     if as_json:
         _print_json({r.split: {name: s.as_record() for name, s in r.scores.items()} for r in results})
         return OK

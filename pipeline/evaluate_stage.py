@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mesm.datasets.annotations import READERS, Annotation, read_annotations
+from mesm.datasets.annotations import AVAILABLE_SPLITS, READERS, Annotation, read_annotations
 from mesm.datasets.errors import AnnotationError
 from mesm.pipeline.config import Config, DatasetConfig
 from mesm.pipeline.console import say
@@ -18,20 +18,30 @@ from mesm.pipeline.predictions import load_predictions
 from mesm.pipeline.report_run import write_run_report
 from mesm.pipeline.runs import RunDirectory
 from mesm.pipeline.tables import metrics_table
+from mesm.pipeline.training import training_splits
+
+HELD_BACK = "validation"
+"""Stands for the queries that were held back from training to choose the best epoch."""
 
 
 def evaluate(
-    run: Path, annotations: Path | None, features: Path, splits: Sequence[str], device: torch.device, published: bool
-) -> list[Evaluation]:
+    run: Path, annotations: Path | None, features: Path, splits: Sequence[str], device: torch.device, published: bool,
+    controls: bool = False,
+) -> list[Evaluation]:  # fmt: skip
     """Evaluate a run directory; without `splits`, on the test splits of its configuration."""
     config = load_trained(run, torch.device("cpu")).config
     place = annotations or (Path(config.dataset.annotations) if config.dataset.annotations else None)
     if place is None:
         raise PipelineError("no annotations were given: use --annotations with their folder or file")
     wanted = list(splits) or list(config.dataset.test_splits)
-    queries = {split: read_annotations(config.dataset.reader, place, split) for split in wanted}
     train = _training_queries(config, place)
-    results = evaluate_run(run, queries, train, features, device, published)
+    queries = {}
+    for split in wanted:
+        if split == HELD_BACK and HELD_BACK not in AVAILABLE_SPLITS[config.dataset.reader]:
+            train, queries[split], _ = training_splits(config, place)
+        else:
+            queries[split] = read_annotations(config.dataset.reader, place, split)
+    results = evaluate_run(run, queries, train, features, device, published, controls)
     folder = run if run.is_dir() else run.parent
     record = {r.split: {name: scores.as_record() for name, scores in r.scores.items()} for r in results}
     RunDirectory(folder).write_json("evaluation.json", record)

@@ -194,6 +194,28 @@ def refuse_other_features(expected: Mapping[str, str], found: Mapping[str, str],
         )
 
 
+def control_scores(trained: TrainedModel, data: MomentData) -> dict[str, Scores]:
+    """Score answers given without the video and with another video of the split."""
+    frames = {"without the video": data.frames.blanked()}
+    if len(data.frames.lengths) > 1:
+        frames["with another video"] = data.frames.exchanged()
+    durations = replace_durations(data)
+    return {
+        name: evaluate_predictions(
+            predict(trained.model, durations.with_frames(table), trained.config), data.annotations,
+            protocol_of(trained.config),
+        )
+        for name, table in frames.items()
+    }  # fmt: skip
+
+
+def replace_durations(data: MomentData) -> MomentData:
+    """Write durations that follow from the frames into the annotations, so that other frames do not change them."""
+    fixed = data.with_frames(data.frames)
+    fixed.annotations = [replace(a, duration_s=data.duration(i)) for i, a in enumerate(data.annotations)]
+    return fixed
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Figures of one split, with the baselines fitted on the training split."""
@@ -205,9 +227,13 @@ class Evaluation:
 
 def evaluate_run(
     path: Path, annotations: Mapping[str, Sequence[Annotation]], train: Sequence[Annotation], features: Path,
-    device: torch.device, published: bool = False,
+    device: torch.device, published: bool = False, controls: bool = False,
 ) -> list[Evaluation]:  # fmt: skip
-    """Evaluate a run on splits (name -> queries), write its predictions, and score the baselines beside it."""
+    """Evaluate a run on splits (name -> queries), write its predictions, and score the baselines beside it.
+
+    controls: also score its answers when it sees nothing, and when it sees another video: what is left then was guessed
+    from the sentence and from where moments usually lie.
+    """
     trained = load_trained(path, device)
     if published:
         trained = replace(
@@ -222,6 +248,8 @@ def evaluate_run(
         durations = _training_durations(train, trained.config, features)
         durations |= {a.video_id: data.duration(i) for i, a in enumerate(data.annotations)}
         scores = {trained.config.name: evaluate_predictions(predictions, queries, protocol_of(trained.config))}
+        if controls:
+            scores |= control_scores(trained, data)
         fitted = [a for a in train if a.video_id in durations]
         scores |= baseline_scores(fitted, queries, trained.config, durations)
         say(f"{split}: {len(queries)} queries; predictions in {file}")

@@ -215,3 +215,35 @@ def test_released_network_reads_its_words_beside_the_features(tmp_path: Path) ->
     with pytest.raises(FeatureError, match="no table of word vectors"):
         load_evaluation_data(trained, queries_of(corpus, "test"), corpus / "features", CPU)
     assert data.text_dim == TEXT_DIM
+
+
+def test_controls_show_what_is_guessed_without_the_video(corpus: Path) -> None:
+    test, train = queries_of(corpus, "test"), queries_of(corpus, "train")
+    (result,) = evaluate_run(corpus / "run", {"test": test}, train, corpus / "features", CPU, controls=True)
+    plain = run_on(corpus, test, train)
+    names = list(result.scores)
+    assert {"without the video", "with another video"} < set(names)
+    assert result.scores[names[0]].full == plain.scores[names[0]].full
+    assert result.scores["with another video"].full != result.scores[names[0]].full
+
+
+def test_exchanged_videos_are_others_and_blanked_ones_keep_their_times(corpus: Path) -> None:
+    trained = load_trained(corpus / "run", CPU)
+    data = load_evaluation_data(trained, queries_of(corpus, "test"), corpus / "features", CPU)
+    videos = list(data.frames.lengths)
+    own, blank, other = (
+        {video: table.take([video])[0] for video in videos}
+        for table in (data.frames, data.frames.blanked(), data.frames.exchanged())
+    )
+    for video in videos:
+        assert not blank[video][:, :-2].any()
+        assert torch.equal(blank[video][:, -2:], own[video][:, -2:])
+        assert any(torch.equal(other[video], own[v]) for v in videos if v != video)
+
+
+def test_what_training_held_back_is_a_split_of_its_own(corpus: Path) -> None:
+    place, features = corpus / "annotations", corpus / "features"
+    (result,) = evaluate(corpus / "run", place, features, ["validation"], CPU, published=False)
+    held = training_splits(load_trained(corpus / "run", CPU).config, place)[1]
+    assert result.split == "validation"
+    assert [p.query_id for p in load_predictions(result.predictions)] == [q.query_id for q in held]
