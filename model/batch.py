@@ -62,6 +62,14 @@ class Batch:
     """(N,) int64, for each query another one of the batch that does not describe its video; None without negatives."""
     word_mask: WordMask | None = None
     targets: Targets | None = None
+    answered: int = 0
+    """How many of the queries are answered, the leading ones; the others only lend their words as negatives, and
+    `negative_query`, `word_mask` and `targets` do not have them. 0: all."""
+
+    @property
+    def count(self) -> int:
+        """Number of queries that are answered."""
+        return self.answered or len(self.words)
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""

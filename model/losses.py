@@ -6,6 +6,7 @@ the docstring says so. `encoder_loss: bce` follows equation 6 of the paper.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,11 +46,26 @@ RANK_LEVELS = 11
 """Saliency labels reach 12 (three annotators, 0 to 4 each); a frame is a positive of level r when its label is >= r."""
 
 
-def compute_losses(output: Output, batch: Batch, config: LossConfig) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Share:
+    """What a process of several has of a batch, so that the sum of everybody's losses is that of the whole batch."""
+
+    queries: float = 1.0
+    """Share of the batch's queries."""
+    windows: float = 1.0
+    """Share of the batch's windows, over which span and giou are means."""
+    gather: Callable[[Tensor], Tensor] = lambda x: x
+    """Join rows of all processes in their order, with gradients."""
+
+
+WHOLE = Share()
+
+
+def compute_losses(output: Output, batch: Batch, config: LossConfig, share: Share = WHOLE) -> dict[str, Tensor]:
     """Compute every loss that the batch has targets for; the layers below the last get the suffix `_<layer>`.
 
     Returns scalars: span, giou, label, saliency, frame, rebuild_words, segment_sentence (those that apply), and
-    `total`, their weighted sum.
+    `total`, their weighted sum. With a `share` of a batch, they are this process's part of the sum.
     """
     if batch.targets is None:
         raise ValueError("losses need a batch with targets")
@@ -67,10 +83,13 @@ def compute_losses(output: Output, batch: Batch, config: LossConfig) -> dict[str
         losses["frame"] = frame_loss(output.frame_logits, _query_mask(batch), batch.targets.clip_mask)
     if output.word_logits is not None and batch.word_mask is not None:
         losses["rebuild_words"] = word_loss(
-            output.word_logits, batch.word_mask.labels, batch.words_mask, config.label_smoothing
+            output.word_logits, batch.word_mask.labels, batch.words_mask[: batch.count], config.label_smoothing
         )
     if output.segment_token is not None:
-        losses["segment_sentence"] = segment_sentence_loss(output, batch, config)
+        losses["segment_sentence"] = segment_sentence_loss(output, batch, config, share.gather)
+    if share is not WHOLE:
+        by_windows = ("span", "giou")
+        losses = {k: v * (share.windows if k.startswith(by_windows) else share.queries) for k, v in losses.items()}
     losses["total"] = torch.stack(
         [(weights[k] if k in weights else getattr(config, k)) * v for k, v in losses.items()]
     ).sum()
@@ -78,7 +97,7 @@ def compute_losses(output: Output, batch: Batch, config: LossConfig) -> dict[str
 
 
 def _query_mask(batch: Batch) -> Tensor:
-    return batch.frames.mask[rows_of(batch.video_of_query, batch.words.device)]
+    return batch.frames.mask[rows_of(batch.video_of_query[: batch.count], batch.words.device)]
 
 
 def span_losses(logits: Tensor, spans: Tensor, targets: Targets, config: LossConfig) -> dict[str, Tensor]:
@@ -150,24 +169,28 @@ def word_loss(logits: Tensor, labels: Tensor, mask: Tensor, smoothing: float) ->
     return (loss.sum(1) / mask.sum(1)).mean()
 
 
-def segment_sentence_loss(output: Output, batch: Batch, config: LossConfig) -> Tensor:
+def segment_sentence_loss(
+    output: Output, batch: Batch, config: LossConfig, gather: Callable[[Tensor], Tensor] = WHOLE.gather
+) -> Tensor:
     """Contrast of segments with completed sentences (L_ss; the paper's equation 5 sums before the logarithm).
 
     Segment: mean of the projected frames inside the moment; sentence: mean of the token and the words. Softmax of
     their cosine / temperature over the batch's sentences; positives: same group and generalised IoU >= contrast_iou;
-    minus the mean of the positives' log-probabilities, over all segments.
+    minus the mean of the positives' log-probabilities, over all segments. `gather` adds other processes' sentences.
     """
     assert batch.targets is not None
     targets, device = batch.targets, output.text.device
     video = output.projected_video
     inside = targets.clip_mask.to(video.dtype)
     # Frames of a shared video are weighted where they lie instead of being copied for each query.
-    own = F.one_hot(rows_of(batch.video_of_query, device), len(video)).to(video.dtype)
+    own = F.one_hot(rows_of(batch.video_of_query[: batch.count], device), len(video)).to(video.dtype)
     segment = (own[:, :, None] * inside[:, None, :]).flatten(1) @ video.flatten(0, 1)
     segment = segment / inside.sum(1, keepdim=True)
     weight = output.text_mask.to(output.text.dtype)
     sentence = torch.einsum("nw,nwd->nd", weight, output.text) / weight.sum(1, keepdim=True)
-    return contrast(segment, sentence, hull_windows(targets), rows_of(batch.group_of_query, device), config)
+    window, group = hull_windows(targets), rows_of(batch.group_of_query[: batch.count], device)
+    others = None if gather is WHOLE.gather else (gather(window), gather(group))
+    return contrast(segment, gather(sentence), window, group, config, others)
 
 
 def hull_windows(targets: Targets) -> Tensor:
@@ -179,13 +202,17 @@ def hull_windows(targets: Targets) -> Tensor:
     return torch.stack((start, end), dim=-1)
 
 
-def contrast(segment: Tensor, sentence: Tensor, window: Tensor, group: Tensor, config: LossConfig) -> Tensor:
+def contrast(
+    segment: Tensor, sentence: Tensor, window: Tensor, group: Tensor, config: LossConfig,
+    others: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:  # fmt: skip
     """Compute the contrast of `segment_sentence_loss`: segment (N, D), sentence (M, D), windows and groups of both.
 
-    With N = M they are the same queries; with several processes the sentences of all of them are given.
+    window: (N, 2) and group: (N,) of the segments; others: (M, 2) and (M,) of the sentences, None: the same queries.
     """
+    other_window, other_group = (window, group) if others is None else others
     similarity = F.normalize(segment, dim=-1) @ F.normalize(sentence, dim=-1).T
     log_probability = (similarity / config.temperature).log_softmax(1)
-    overlap = generalised_iou(window[:, None], window[None]) >= config.contrast_iou
-    positive = (overlap & (group[:, None] == group[None])).to(segment.dtype)
+    overlap = generalised_iou(window[:, None], other_window[None]) >= config.contrast_iou
+    positive = (overlap & (group[:, None] == other_group[None])).to(segment.dtype)
     return -((positive * log_probability).sum(1) / positive.sum(1)).mean()

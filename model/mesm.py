@@ -250,7 +250,7 @@ class Mesm(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Answer N queries; the negative branch and the rebuilding of words run when the batch asks for them."""
-        n, frames, device = len(batch.words), batch.frames, batch.words.device
+        n, frames, device = batch.count, batch.frames, batch.words.device
         projected = self.video_projection(self.video_scaling(batch.video))
         positions = frame_positions(frames, self.config.dim)
         words = self.text_projection(self.text_scaling(batch.words))
@@ -258,7 +258,7 @@ class Mesm(nn.Module):
         token = self._segment_tokens(batch, padded, words) if self.config.segment_sentence else None
         text, text_mask = _prepend(token, words, batch.words_mask)
 
-        video_of_query, text_of_query = batch.video_of_query, rows_of(range(n), device)
+        video_of_query, text_of_query = batch.video_of_query[:n], rows_of(range(n), device)
         if batch.negative_query is not None:
             video_of_query = video_of_query * 2
             text_of_query = torch.cat((text_of_query, batch.negative_query))
@@ -287,9 +287,9 @@ class Mesm(nn.Module):
             frame_logits=frame_logits,
             projected_video=padded,
             enhanced_video=enhanced[: len(own)],
-            segment_token=token,
-            text=text,
-            text_mask=text_mask,
+            segment_token=None if token is None else token[:n],
+            text=text[:n],
+            text_mask=text_mask[:n],
             word_logits=self._rebuild_words(batch, padded, frames.pad(positions)),
         )
 
@@ -300,7 +300,7 @@ class Mesm(nn.Module):
         """FW-MESM: packed frames of each query, enhanced by its words, (T, D)."""
         if not self.config.frame_word:
             return projected.index_select(0, rows)
-        mask = self._cross_mask(layout.mask, batch.words_mask[text_of_query], len(batch.words))
+        mask = self._cross_mask(layout.mask, batch.words_mask[text_of_query], batch.count)
         return self.frame_word(projected, positions, layout, words, None, mask, x_rows=rows)
 
     def _cross_mask(self, query_mask: Tensor, key_mask: Tensor, n: int) -> Tensor:
@@ -403,19 +403,20 @@ class Mesm(nn.Module):
             return None
         # Unknown and masked words share one draw of the input dropout, as in the published code.
         unknown, masked = self.text_projection(self.unknown_word), self.text_projection(self.masked_word)
-        words = self.text_projection(self.text_scaling(batch.words))
+        n = batch.count
+        words = self.text_projection(self.text_scaling(batch.words[:n]))
         words = torch.where(hidden.unknown[..., None], unknown, words)
         words = torch.where(hidden.masked[..., None], masked, words)
         layout = Layout([words.shape[1]] * len(words), words.device)
-        rows, inside = rows_of(batch.video_of_query, words.device), targets.clip_mask
+        rows, inside = rows_of(batch.video_of_query[:n], words.device), targets.clip_mask
         if self.config.masks == "official":
             # The published code moves the frames of the moment to the front, where the misaligned mask meets them.
             order = inside.int().sort(dim=1, descending=True, stable=True).indices
             video, positions = (x[rows[:, None], order] for x in (video, positions))
             inside = inside.gather(1, order)[:, : int(inside.sum(1).max())]
             video, positions = video[:, : inside.shape[1]], positions[:, : inside.shape[1]]
-            rows = rows_of(range(len(words)), words.device)
-        mask = self._cross_mask(batch.words_mask, inside, len(words))
+            rows = rows_of(range(n), words.device)
+        mask = self._cross_mask(batch.words_mask[:n], inside, n)
         rebuilt = self.frame_word(
             layout.pack(words), None, layout, video, positions, mask, y_rows=rows, words=True
         )

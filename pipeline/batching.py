@@ -223,6 +223,11 @@ class MomentData:
         """(words, D): the word vectors of all queries, one after the other."""
         return self._words[:-1]
 
+    def windows_of(self, indices: Sequence[int]) -> int:
+        """Count the windows that a step trains on."""
+        targets = (self._queries[i].targets for i in indices)
+        return sum(min(len(t.windows), self.config.max_windows) for t in targets if t is not None)
+
     def queries_of(self, group_numbers: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return the queries of some groups and the place of each one's group among them."""
         indices: list[int] = []
@@ -235,30 +240,48 @@ class MomentData:
 
     def batch(
         self, indices: Sequence[int], groups: Sequence[int], generator: np.random.Generator | None = None,
-        with_saliency: bool = True,
+        with_saliency: bool = True, part: range | None = None,
     ) -> Batch:  # fmt: skip
-        """Cut a batch. With a generator it is one to train on: negatives, masked words and targets are drawn."""
+        """Cut a batch. With a generator it is one to train on: negatives, masked words and targets are drawn.
+
+        part: places in `indices` of the queries that are answered, when another process answers the rest. What is drawn
+        is the same as without it.
+        """
+        if generator is None:
+            return self._inputs(indices, groups)
+        lengths = np.array([self.frames.lengths[self.annotations[i].video_id] for i in indices])
+        negative = draw_negatives(np.asarray(groups), generator) if with_saliency else None
+        words, masks = self._word_masks(indices, generator)
+        targets = self._targets(indices, lengths, generator)
+        own = np.arange(len(indices)) if part is None else np.arange(part.start, part.stop)
+        lent = np.array([], int) if negative is None else np.setdiff1d(negative[own], own)
+        order = np.concatenate((own, lent))
+        batch = self._inputs([indices[i] for i in order], [groups[i] for i in order])
+        device, widest = batch.words.device, batch.frames.width
+        batch.answered = len(own) if len(lent) else 0
+        if negative is not None:
+            place = {query: number for number, query in enumerate(order.tolist())}
+            batch.negative_query = _tensor(np.array([place[i] for i in negative[own].tolist()]), device)
+        width = batch.words.shape[1]
+        masked, unknown, labels = (_tensor(_fitted(array[own], width), device) for array in (words, *masks))
+        batch.word_mask = WordMask(masked, unknown, labels)
+        batch.targets = targets.rows(own, widest, device)
+        return batch
+
+    def _inputs(self, indices: Sequence[int], groups: Sequence[int]) -> Batch:
+        """Cut what the network reads."""
         videos = list(dict.fromkeys(self.annotations[i].video_id for i in indices))
         number = {video: n for n, video in enumerate(videos)}
         frames, layout = self.frames.take(videos)
         words, words_mask = self._word_batch(indices)
-        batch = Batch(
+        return Batch(
             video=frames,
             frames=layout,
             video_of_query=tuple(number[self.annotations[i].video_id] for i in indices),
             group_of_query=tuple(groups),
             words=words,
-            words_mask=torch.from_numpy(words_mask).to(words.device, non_blocking=True),
+            words_mask=_tensor(words_mask, words.device),
         )
-        if generator is not None:
-            video_of_query = np.asarray(batch.video_of_query)
-            negative = draw_negatives(np.asarray(groups), generator) if with_saliency else None
-            if negative is not None:
-                batch.negative_query = _to(negative, words)
-            batch.word_mask = self._word_mask(indices, words_mask, generator, words.device)
-            lengths = np.asarray(layout.lengths)[video_of_query]
-            batch.targets = self._targets(indices, lengths, layout.width, generator, words.device)
-        return batch
 
     def _word_batch(self, indices: Sequence[int]) -> tuple[Tensor, np.ndarray]:
         widths = np.array([len(self._queries[i].words.tokens) for i in indices])
@@ -268,24 +291,22 @@ class MomentData:
         rows = torch.from_numpy(index.ravel()).to(self._words.device, non_blocking=True)
         return self._words.index_select(0, rows).view(*index.shape, -1), mask
 
-    def _word_mask(
-        self, indices: Sequence[int], mask: np.ndarray, generator: np.random.Generator, device: torch.device
-    ) -> WordMask:
-        weights, labels, unknown = np.zeros(mask.shape), np.zeros(mask.shape, np.int64), np.zeros(mask.shape, bool)
+    def _word_masks(
+        self, indices: Sequence[int], generator: np.random.Generator
+    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """Draw the words that are masked, (N, W) bool; also which are unknown, and the class of each."""
+        lengths = np.array([len(self._queries[i].labels) for i in indices])
+        shape = (len(indices), int(lengths.max()))
+        weights, labels, unknown = np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool)
         for row, i in enumerate(indices):
             query = self._queries[i]
             width = len(query.labels)
             weights[row, :width], labels[row, :width] = query.words.weights, query.labels
             unknown[row, :width] = query.unknown
-        masked = draw_masked_words(weights, mask.sum(1), generator)
-        parts = [torch.from_numpy(part).to(device, non_blocking=True) for part in (masked, unknown, labels)]
-        return WordMask(*parts)
+        return draw_masked_words(weights, lengths, generator), (unknown, labels)
 
-    def _targets(
-        self, indices: Sequence[int], lengths: np.ndarray, width: int, generator: np.random.Generator,
-        device: torch.device,
-    ) -> Targets:  # fmt: skip
-        shape = (len(indices), width)
+    def _targets(self, indices: Sequence[int], lengths: np.ndarray, generator: np.random.Generator) -> _Targets:
+        shape = (len(indices), int(lengths.max()))
         clip_mask, relevant = np.zeros(shape, bool), np.zeros(shape, bool)
         saliency = np.zeros(shape, np.float32)
         chosen = []
@@ -297,19 +318,47 @@ class MomentData:
             clip_mask[row, :rows], relevant[row, :rows] = targets.clip_mask, targets.relevant
             saliency[row, :rows] = targets.saliency
             chosen.append(targets.windows[sample_windows(len(targets.windows), self.config.max_windows, generator)])
+        has_scores = any(self.annotations[i].saliency is not None for i in indices)
+        valid = np.arange(shape[1]) < lengths[:, None]
+        positive, negative = sample_pos_neg(relevant, valid, generator, saliency if has_scores else None)
+        return _Targets(chosen, clip_mask, saliency, positive, negative)
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Targets of a whole batch, on the host."""
+
+    windows: list[np.ndarray]
+    clip_mask: np.ndarray
+    saliency: np.ndarray
+    positive: np.ndarray
+    negative: np.ndarray
+
+    def rows(self, own: np.ndarray, width: int, device: torch.device) -> Targets:
+        """Return those of some queries, their frames in the given width."""
+        chosen = [self.windows[i] for i in own]
         windows = np.tile(np.array([0.0, 1.0], np.float32), (len(chosen), max(map(len, chosen)), 1))
         for row, some in zip(windows, chosen, strict=True):
             row[: len(some)] = some
-        has_scores = any(self.annotations[i].saliency is not None for i in indices)
-        valid = np.arange(width) < lengths[:, None]
-        positive, negative = sample_pos_neg(relevant, valid, generator, saliency if has_scores else None)
-        arrays = (windows, clip_mask, saliency, positive, negative)
-        tensors = [torch.from_numpy(array).to(device, non_blocking=True) for array in arrays]
-        return Targets(tensors[0], tuple(map(len, chosen)), *tensors[1:])
+        return Targets(
+            windows=_tensor(windows, device),
+            window_counts=tuple(map(len, chosen)),
+            clip_mask=_tensor(_fitted(self.clip_mask[own], width), device),
+            saliency=_tensor(_fitted(self.saliency[own], width), device),
+            positive=_tensor(self.positive[own], device),
+            negative=_tensor(self.negative[own], device),
+        )
 
 
-def _to(array: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(array).to(like.device, non_blocking=True)
+def _fitted(array: np.ndarray, width: int) -> np.ndarray:
+    """Cut or pad (zeros) the second axis."""
+    if array.shape[1] >= width:
+        return np.ascontiguousarray(array[:, :width])
+    return np.pad(array, ((0, 0), (0, width - array.shape[1])))
+
+
+def _tensor(array: np.ndarray, device: torch.device | str) -> Tensor:
+    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def draw_negatives(groups: np.ndarray, generator: np.random.Generator) -> np.ndarray | None:

@@ -19,6 +19,11 @@ def say(text: str) -> None:
     messages.print(text, markup=False)
 
 
+def silence() -> None:
+    """Say nothing more: another process talks for this one, too."""
+    messages.quiet = True
+
+
 class ProgressBar:
     """Counts steps towards a total; without a terminal it prints a line every 15 seconds."""
 

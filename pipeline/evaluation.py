@@ -17,6 +17,7 @@ from mesm.pipeline.baselines import WHOLE_VIDEO, fit_fixed_window
 from mesm.pipeline.batching import FrameTable, MomentData
 from mesm.pipeline.config import Config, config_from_plain
 from mesm.pipeline.console import say
+from mesm.pipeline.distributed import ALONE, World
 from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.metrics import Scores, evaluate_predictions
 from mesm.pipeline.postprocessing import windows_from_spans
@@ -45,12 +46,12 @@ def protocol_of(config: Config) -> Protocol:
 
 
 @torch.inference_mode()
-def predict(model: Mesm, data: MomentData, config: Config) -> list[Prediction]:
-    """Answer every query of a split, in the order of its annotations."""
+def predict(model: Mesm, data: MomentData, config: Config, world: World = ALONE) -> list[Prediction]:
+    """Answer every query of a split, in the order of its annotations; several processes share the work."""
     protocol, size = protocol_of(config), config.evaluate.batch_groups
     device = next(model.parameters()).device
     predictions: dict[int, Prediction] = {}
-    numbers = _by_length(data)
+    numbers = world.share(_by_length(data))
     for start in range(0, len(numbers), size):
         indices, groups = data.queries_of(numbers[start : start + size])
         with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
@@ -66,6 +67,8 @@ def predict(model: Mesm, data: MomentData, config: Config) -> list[Prediction]:
                 annotation.query_id, annotation.query, annotation.video_id, windows[row],
                 saliency[row, :rows].astype(np.float64),
             )  # fmt: skip
+    for others in world.gather_objects(predictions):
+        predictions |= others
     return [predictions[i] for i in range(len(data))]
 
 
@@ -78,9 +81,9 @@ def _by_length(data: MomentData) -> list[int]:
     return sorted(range(len(lengths)), key=lambda number: lengths[number])
 
 
-def evaluate_split(model: Mesm, data: MomentData, config: Config) -> Scores:
+def evaluate_split(model: Mesm, data: MomentData, config: Config, world: World = ALONE) -> Scores:
     """Score the answers to a split."""
-    return evaluate_predictions(predict(model, data, config), data.annotations, protocol_of(config))
+    return evaluate_predictions(predict(model, data, config, world), data.annotations, protocol_of(config))
 
 
 def baseline_scores(

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from mesm.datasets.annotations import Annotation, read_annotations
 from mesm.datasets.faults import write_point
@@ -27,11 +28,13 @@ from mesm.datasets.grouping import epoch_batches, split_by_video
 from mesm.datasets.publishing import remove_stale_temporaries
 from mesm.datasets.shards import FeatureFolder
 from mesm.datasets.vocabulary import Vocabulary
-from mesm.model import Mesm, compute_losses
+from mesm.model import Batch, Mesm, compute_losses
 from mesm.model.layers import Standardise
+from mesm.model.losses import WHOLE, Share
 from mesm.pipeline.batching import FrameTable, MomentData, check_durations
 from mesm.pipeline.config import Config, to_plain
-from mesm.pipeline.console import ProgressBar, say
+from mesm.pipeline.console import ProgressBar, say, silence
+from mesm.pipeline.distributed import ALONE, World, join_world
 from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.evaluation import evaluate_split
 from mesm.pipeline.host_memory import keep_freed_memory
@@ -147,8 +150,11 @@ def build_model(config: Config, data: TrainingData) -> Mesm:
 class Trainer:
     """One training run."""
 
-    def __init__(self, config: Config, data: TrainingData, run: RunDirectory, device: torch.device) -> None:
-        self.config, self.data, self.run, self.device = config, data, run, device
+    def __init__(
+        self, config: Config, data: TrainingData, run: RunDirectory, device: torch.device, world: World = ALONE
+    ) -> None:
+        self.config, self.data, self.run, self.device, self.world = config, data, run, device, world
+        self._refuse_what_spans_processes()
         self.model = build_model(config, data).to(device)
         self.names = [name for name, _ in self.model.named_parameters()]
         self.optimiser = torch.optim.AdamW(
@@ -159,6 +165,10 @@ class Trainer:
         )
         self.state = State()
         self.forward: Any = torch.compile(self.model, dynamic=True) if config.train.compile else self.model
+        if world.size > 1:
+            # A batch of one group has no negatives, hence no gradient for the saliency heads.
+            idle = config.dataset.max_queries_per_group > 0 or any(len(batch) < 2 for batch in self.batches(0))
+            self.forward = DistributedDataParallel(self.forward, find_unused_parameters=idle)
         self.steps_per_epoch = len(self.batches(0))
         self._saved_at = time.monotonic()
 
@@ -170,6 +180,18 @@ class Trainer:
         if not train.group_by_length or chunks:
             return batches
         return batches_by_length(batches, self.data.train.lengths_of_groups())
+
+    def _refuse_what_spans_processes(self) -> None:
+        """Raise PipelineError for options under which a query's answer depends on queries of other processes."""
+        model = self.config.model
+        wrong = {
+            "model.masks=official": model.masks == "official",
+            "model.context=attention": model.context == "attention",
+            "model.segment_context=group": model.segment_context == "group",
+        }
+        found = [name for name, set_ in wrong.items() if set_]
+        if self.world.size > 1 and found:
+            raise PipelineError(f"{' and '.join(found)} needs whole batches in one process; train without torchrun")
 
     def announce(self) -> None:
         """Print the plan."""
@@ -242,7 +264,7 @@ class Trainer:
                 mean = self.state.sums.get("total", math.nan) / max(self.state.step, 1)
                 bar.update(self.state.step, f"loss {mean:.3f}")
                 write_point("train:step")
-                if time.monotonic() - self._saved_at > self.config.train.checkpoint_every_s:
+                if self.world.leads and time.monotonic() - self._saved_at > self.config.train.checkpoint_every_s:
                     self._save_last()
         self._epoch_seconds = time.monotonic() - started
 
@@ -250,7 +272,8 @@ class Trainer:
         """Do one optimiser step; returns the parts of the loss."""
         losses = self.losses(group_numbers, step)
         self.optimiser.zero_grad(set_to_none=True)
-        losses["total"].backward()
+        # The gradients of several processes are averaged, the losses are shares of a sum.
+        (losses["total"] * self.world.size).backward()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(self.state.epoch * self.steps_per_epoch + step)
         most = self.config.train.clip_norm or math.inf
@@ -258,7 +281,8 @@ class Trainer:
         self.optimiser.step()
         self._average()
         names = list(losses)
-        *values, length = torch.stack([*(losses[name].detach().float() for name in names), norm.float()]).tolist()
+        figures = self.world.sum(torch.stack([losses[name].detach().float() for name in names]))
+        *values, length = torch.cat((figures, norm.float()[None])).tolist()
         parts = dict(zip(names, values, strict=True))
         if not math.isfinite(parts["total"]) or not math.isfinite(length):
             what = "gradient" if math.isfinite(parts["total"]) else "loss"
@@ -270,16 +294,33 @@ class Trainer:
         return parts
 
     def losses(self, group_numbers: Sequence[int], step: int) -> dict[str, Tensor]:
-        """Compute the losses of a batch, with everything random seeded by (seed, epoch, step)."""
+        """Compute the losses of a batch, or this process's share; all that is random is seeded by epoch and step."""
         config = self.config
         generator = np.random.default_rng([config.train.seed, self.state.epoch, step])
         indices, groups = self.data.train.queries_of(group_numbers)
         with_saliency = config.model.encoder_loss == "saliency"
-        batch = self.data.train.batch(indices, groups, generator, with_saliency)
-        torch.manual_seed(int(generator.integers(2**63)))
+        batch, share = self._own_part(indices, groups, generator, with_saliency)
+        torch.manual_seed(int(generator.integers(2**62)) + self.world.rank)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
             output = self.forward(batch)
-        return compute_losses(output.float(), batch, config.loss)
+        return compute_losses(output.float(), batch, config.loss, share)
+
+    def _own_part(
+        self, indices: Sequence[int], groups: Sequence[int], generator: np.random.Generator, with_saliency: bool
+    ) -> tuple[Batch, Share]:
+        """Cut the queries that this process answers, and say what share of the batch they are."""
+        data, world = self.data.train, self.world
+        if world.size == 1:
+            return data.batch(indices, groups, generator, with_saliency), WHOLE
+        own = world.share(sorted(set(groups)))
+        # Everybody takes part in a step; without a group of its own a process answers the first one for nothing.
+        members = [place for place, group in enumerate(groups) if group in (own or groups[:1])]
+        batch = data.batch(indices, groups, generator, with_saliency, range(members[0], members[-1] + 1))
+        assert batch.targets is not None
+        windows = sum(batch.targets.window_counts)
+        if not own:
+            return batch, Share(0.0, 0.0, lambda x: world.gather(x[:0]))
+        return batch, Share(len(members) / len(indices), windows / data.windows_of(indices), world.gather)
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step counted from the start of training."""
@@ -319,8 +360,9 @@ class Trainer:
             score = selection_score(scores, self.config.train.select_by)
             if score > state.best_score:
                 state.best_score, state.best_epoch = score, state.epoch
-                self.run.save(BEST, {f"model.{k}": v for k, v in self.weights().items()}, self._meta(inference=True))
-        self.run.set_metrics([*[r for r in self.run.metrics() if r["epoch"] < state.epoch], row])
+                self._save(BEST, {f"model.{k}": v for k, v in self.weights().items()}, self._meta(inference=True))
+        if self.world.leads:
+            self.run.set_metrics([*[r for r in self.run.metrics() if r["epoch"] < state.epoch], row])
         self.state = State(state.epoch + 1, 0, state.best_score, state.best_epoch)
         self._save_last()
         loss = ", ".join(f"{name} {value:.3f}" for name, value in row["loss"].items())
@@ -336,7 +378,7 @@ class Trainer:
             own = {k: v.clone() for k, v in self.model.state_dict().items()}
             self.model.load_state_dict(self.averaged)
         self.model.eval()
-        scores = evaluate_split(self.model, self.data.validation, self.config)
+        scores = evaluate_split(self.model, self.data.validation, self.config, self.world)
         if own is not None:
             self.model.load_state_dict(own)
         say(render_text(metrics_table({f"epoch {self.state.epoch + 1}": scores})))
@@ -347,8 +389,12 @@ class Trainer:
         tensors.update(optimiser_tensors(self.optimiser, self.names))
         if self.averaged is not None:
             tensors.update({f"averaged.{k}": v for k, v in self.averaged.items()})
-        self.run.save(LAST, tensors, self._meta(inference=False))
+        self._save(LAST, tensors, self._meta(inference=False))
         self._saved_at = time.monotonic()
+
+    def _save(self, which: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        if self.world.leads:
+            self.run.save(which, tensors, meta)
 
     def _meta(self, inference: bool) -> dict[str, Any]:
         state = dataclasses.asdict(self.state)
@@ -411,27 +457,39 @@ def batches_by_length(batches: Sequence[Sequence[int]], lengths: Sequence[int]) 
 def train(
     config: Config, annotations: Path, features: Path, out: Path, device: torch.device, select_on: str = ""
 ) -> RunDirectory:
-    """Train a configuration, or go on with it, and return its run directory."""
+    """Train a configuration, or go on with it, and return its run directory.
+
+    Under torchrun, every process calls this; the first one writes and prints.
+    """
+    world, device = join_world(device)
+    if not world.leads:
+        silence()
     keep_freed_memory()
     run = RunDirectory(out)
-    run.create()
+    if world.leads:
+        run.create()
+    world.wait()
     data = load_training_data(config, annotations, features, device, select_on)
-    trainer = Trainer(config, data, run, device)
+    trainer = Trainer(config, data, run, device, world)
     trainer.announce()
     if trainer.restore():
         state = trainer.state
         say(f"found a checkpoint after {state.epoch} epochs and {state.step} steps; going on from there")
-    else:
+    elif world.leads:
         run.write_text("config.yaml", config.to_yaml())
         if isinstance(data.text, VectorText):
             data.text.table.save(run.path / WORD_TABLE_FILE)
+    world.wait()
     if trainer.state.epoch >= config.train.epochs:
         say(f"{out} is complete: {config.train.epochs} epochs, best {trainer.state.best_epoch + 1} by "
             f"{config.train.select_by} {trainer.state.best_score:.2f}")  # fmt: skip
         return run
-    remove_stale_temporaries(out)
+    if world.leads:
+        remove_stale_temporaries(out)
     trainer.train()
-    write_run_report(out, notes=[f"The best epoch was chosen by {config.train.select_by} on {data.validation_name}."])
+    if world.leads:
+        note = f"The best epoch was chosen by {config.train.select_by} on {data.validation_name}."
+        write_run_report(out, notes=[note])
     say(f"done: best epoch {trainer.state.best_epoch + 1}, {config.train.select_by} {trainer.state.best_score:.2f} on "
         f"{data.validation_name}")  # fmt: skip
     return run

@@ -117,9 +117,9 @@ def spans_taken_for_windows(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(losses, "spans_to_windows", lambda spans: spans)
 
 
-def no_class_in_the_cost(patch: pytest.MonkeyPatch) -> None:
+def assignment_by_class_only(patch: pytest.MonkeyPatch) -> None:
     known = matcher.match
-    patch.setattr(losses, "match", lambda *arguments: known(*arguments[:-1], 0.0))
+    patch.setattr(losses, "match", lambda *arguments: known(*arguments[:-3], 0.0, 0.0, arguments[-1]))
 
 
 MISTAKES = {
@@ -130,7 +130,7 @@ MISTAKES = {
     "words see all frames": ("charades-vgg-glove", any_frame_for_words),
     "padding seen": ("tacos-c3d-glove", visible_padding),
     "spans as windows": ("charades-clip-slowfast", spans_taken_for_windows),
-    "assignment without class": ("qvhighlights-clip-slowfast", no_class_in_the_cost),
+    "assignment by class": ("qvhighlights-clip-slowfast", assignment_by_class_only),
     "margin": ("tacos-c3d-glove", constant("margin", 0.3)),
     "no triplet": ("qvhighlights-clip-slowfast", constant("triplet", False)),
     "smoothing": ("charades-vgg-glove", constant("label_smoothing", 0.0)),
