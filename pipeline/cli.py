@@ -47,6 +47,7 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE
 FeaturesOption = Annotated[Path, typer.Option("--features", help="Folder of features.")]
 AnnotationsOption = Annotated[Path | None, typer.Option("--annotations", help="Folder or file of the annotations.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto.")]
+SelectOption = Annotated[str, typer.Option(help="Choose the best epoch on this split.")]
 WeightsOption = Annotated[
     list[str] | None, typer.Option("--weights", metavar="NAME=PATH", help="Use this file of weights.")
 ]
@@ -145,7 +146,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def extract(
-    videos: Annotated[Path, typer.Option("--videos", help="Folder of video files.")],
+    videos: Annotated[
+        Path | None, typer.Option("--videos", help="Folder of video files; without it, only queries are encoded.")
+    ] = None,
     config: ConfigOption = "charades-clip-slowfast",
     features: FeaturesOption = Path("features"),
     annotations: AnnotationsOption = None,
@@ -187,6 +190,8 @@ def extract(
         _print_json({"done": summary.done, "skipped": summary.skipped, "failed": failed, "rows": summary.rows,
                      "texts": report.texts, "missing": report.missing,
                      "seconds": round(summary.seconds, 2)})  # fmt: skip
+    elif videos is None:
+        print(f"{report.texts} queries encoded")
     elif not summary.done and not summary.failed:
         print(f"nothing to do: all {summary.skipped} videos are there")
     else:
@@ -202,7 +207,9 @@ def train(
     annotations: AnnotationsOption = None,
     features: FeaturesOption = Path("features"),
     device: DeviceOption = "auto",
-    select_on: Annotated[str, typer.Option(help="Choose the best epoch on this split.")] = "",
+    select_on: SelectOption = "",
+    recipe: Annotated[str, typer.Option(help="How to train: `fast`, or a .yaml file; default: as published.")] = "",
+    seeds: Annotated[str, typer.Option(help="Train several, such as 0,1,2, in folders below --out.")] = "",
     overrides: SetOption = None,
 ) -> int:
     """Train MESM on feature shards; the same command again resumes.
@@ -214,9 +221,55 @@ def train(
     from mesm.pipeline.config import load_config
     from mesm.pipeline.training import train as run_training
 
-    settings = load_config(config, overrides or [])
-    run_training(settings, _annotations(annotations, settings), features, out, _device(device), select_on)
-    print(out)
+    settings = load_config(config, overrides or [], recipe)
+    place = _annotations(annotations, settings)
+    if not seeds:
+        run_training(settings, place, features, out, _device(device), select_on)
+        print(out)
+        return OK
+    from mesm.pipeline.seeds import best_figures, parse_seeds, summary, train_seeds
+
+    runs = train_seeds(settings, place, features, out, _device(device), parse_seeds(seeds), select_on)
+    _print_table(summary({f"seed {seed}": best_figures(run) for seed, run in runs.items()}), "best epochs, validation")
+    return OK
+
+
+@app.command()
+def reproduce(
+    setting: Annotated[str, typer.Argument(metavar="SETTING", help="Setting of the paper, such as tacos-c3d-glove.")],
+    annotations: AnnotationsOption = None,
+    features: FeaturesOption = Path("features"),
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; default: runs/SETTING.")] = None,
+    device: DeviceOption = "auto",
+    seeds: Annotated[str, typer.Option(help="Seeds to train.")] = "",
+    select_on: SelectOption = "",
+    as_published: Annotated[
+        bool, typer.Option("--as-published", help="Best epoch on the test split, and rounding, as the published code.")
+    ] = False,
+    check_only: Annotated[bool, typer.Option("--check", help="Only say what is there and what is missing.")] = False,
+    overrides: SetOption = None,
+) -> int:
+    """Train a setting of the paper and print its table row beside ours.
+
+    First says whether annotations and features are complete, and how to get what is missing.
+
+    Example: mesm-pipeline reproduce charades-clip-slowfast --annotations charades --seeds 0,1,2
+    """
+    from mesm.pipeline import reproduce as stage
+    from mesm.pipeline.seeds import parse_seeds
+
+    config = stage.setting_config(setting, as_published, overrides or [])
+    place = _annotations(annotations, config)
+    if check_only:
+        rows = stage.check(config, place, features)
+        print(stage.describe(rows))
+        return OK if all(row.found for row in rows) else SOME_FAILED
+    chosen = select_on or (stage.SELECT_ON.get(setting, "") if as_published else "")
+    numbers = parse_seeds(seeds) if seeds else [config.train.seed]
+    folder = out or Path("runs") / setting
+    tables = stage.reproduce(setting, config, place, features, folder, _device(device), numbers, chosen)
+    for split, table in tables.items():
+        _print_table(table, f"{setting}, {split}")
     return OK
 
 
@@ -527,13 +580,15 @@ def configs(name: Annotated[str, typer.Argument(help="Print this one completely.
 
     Example: mesm-pipeline configs demo
     """
-    from mesm.pipeline.config import load_config, shipped_configs
+    from mesm.pipeline.config import load_config, shipped_configs, shipped_recipes
 
     if name:
         print(load_config(name).to_yaml(), end="")
         return OK
     for shipped, purpose in shipped_configs().items():
         print(f"{shipped:28} {purpose}")
+    for recipe, purpose in shipped_recipes().items():
+        print(f"{'--recipe ' + recipe:28} {purpose}")
     return OK
 
 

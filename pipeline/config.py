@@ -24,6 +24,9 @@ from mesm.pipeline.errors import ConfigError
 
 T = TypeVar("T")
 
+RECIPE_PREFIX = "recipe-"
+"""Shipped files of this prefix say how to train, whatever the dataset; `--recipe fast` reads `recipe-fast`."""
+
 
 def _number(default: float, minimum: float, maximum: float = float("inf")) -> Any:
     return field(default=default, metadata={"minimum": minimum, "maximum": maximum})
@@ -188,21 +191,34 @@ DERIVED = ("video_dim", "text_dim", "word_classes")
 
 
 def shipped_configs() -> dict[str, str]:
-    """Name and first line (what it is for) of every shipped configuration file."""
+    """Names of the shipped configurations and what they are for, which their first line says."""
+    return {name: purpose for name, purpose in _shipped().items() if not name.startswith(RECIPE_PREFIX)}
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Names of the shipped recipes and what they are for."""
+    found = _shipped().items()
+    return {k.removeprefix(RECIPE_PREFIX): purpose for k, purpose in found if k.startswith(RECIPE_PREFIX)}
+
+
+def _shipped() -> dict[str, str]:
     files = resources.files("mesm.pipeline.configs")
-    found = {}
+    purposes = {}
     for entry in sorted(files.iterdir(), key=lambda item: item.name):
         if entry.name.endswith(".yaml"):
-            found[entry.name.removesuffix(".yaml")] = entry.read_text().splitlines()[0].lstrip("# ")
-    return found
+            first = entry.read_text(encoding="utf-8").partition("\n")[0]
+            purposes[entry.name.removesuffix(".yaml")] = first.removeprefix("#").strip()
+    return purposes
 
 
-def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a shipped configuration by name, or a file by path, and apply `key=value` overrides.
+def load_config(name: str | Path, overrides: Sequence[str] = (), recipe: str = "") -> Config:
+    """Read a shipped configuration by name, or a file by path, lay a recipe over it, and apply `key=value` overrides.
 
     Raises ConfigError with every mistake: unknown keys (and the nearest valid one), wrong types, impossible values.
     """
     content = _unshared(_read(str(name)))
+    if recipe:
+        content = _merge(content, {**_read_recipe(recipe), "name": content["name"]})
     errors = [message for override in overrides if (message := _override(content, override))]
     config = _build(Config, content, "", errors)
     errors += _impossible(config)
@@ -210,6 +226,13 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
         count = "1 mistake" if len(errors) == 1 else f"{len(errors)} mistakes"
         raise ConfigError(f"{count} in the configuration {name}:\n" + "\n".join(f"  {error}" for error in errors))
     return config
+
+
+def _read_recipe(name: str) -> dict[str, Any]:
+    known = shipped_recipes()
+    if name not in known and not Path(name).is_file():
+        raise ConfigError(f"there is no recipe {name!r}; expected one of {', '.join(known)}, or a .yaml file")
+    return _unshared(_read(f"{RECIPE_PREFIX}{name}" if name in known else name))
 
 
 def config_from_plain(content: Mapping[str, Any], source: str) -> Config:

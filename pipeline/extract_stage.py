@@ -50,15 +50,22 @@ class ExtractReport:
 
 
 def extract(
-    config: Config, videos: Path, features: Path, annotations: Path | None, device: torch.device,
+    config: Config, videos: Path | None, features: Path, annotations: Path | None, device: torch.device,
     sources: WeightSources, limit: int = 0, shard: str = "",
 ) -> ExtractReport:  # fmt: skip
     """Extract the features of every video of a folder, and of the annotations' queries, that are not there yet.
 
+    Without a folder of videos, whose features were imported perhaps, only the queries are encoded.
+
     limit: only that many videos, the first by name (0: all); shard: `i/n`, every n-th video from the i-th (0-based).
     """
-    items = select_videos(collect_videos(videos), limit=limit, shard=shard)
     queries = [] if annotations is None else read_all_splits(config, annotations)
+    if videos is None:
+        if not queries:
+            raise PipelineError("nothing to extract: give --videos with a folder of videos, or --annotations, or both")
+        texts = extract_queries(config, queries, features, device, sources)
+        return ExtractReport(ExtractionSummary(0, 0, [], 0, 0.0), texts, ())
+    items = select_videos(collect_videos(videos), limit=limit, shard=shard)
     encoders = build_video_encoders(config, device, sources)
     folders = [feature_folder(features, encoder) for encoder in encoders]
     for folder in folders:

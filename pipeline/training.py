@@ -44,6 +44,8 @@ from mesm.pipeline.report_run import write_run_report
 from mesm.pipeline.runs import BEST, LAST, RunDirectory, optimiser_tensors, restore_optimiser
 from mesm.pipeline.tables import metrics_table, render_text
 
+READ_EVERY = 10
+"""Steps whose figures are read together, so that the host need not wait for the device after each."""
 LENGTH_POOL = 8
 """Batches that `group_by_length` sorts together."""
 
@@ -145,6 +147,30 @@ def build_model(config: Config, data: TrainingData) -> Mesm:
         model.video_scaling.measure(data.train.frames.take([video])[0] for video in videos)
         model.text_scaling.measure([data.train.words_of_all()])
     return model
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """Parts of the loss and the gradient's norm of one step, still on the device: reading them waits for it."""
+
+    epoch: int
+    step: int
+    names: list[str]
+    values: Tensor
+    """(parts + 1,), the norm last."""
+
+    def read(self) -> dict[str, float]:
+        """Return the parts of the loss; PipelineError with all of them when one, or the gradient, is not finite."""
+        *values, norm = self.values.tolist()
+        parts = dict(zip(self.names, values, strict=True))
+        if not math.isfinite(parts["total"]) or not math.isfinite(norm):
+            what = "gradient" if math.isfinite(parts["total"]) else "loss"
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
+            raise PipelineError(
+                f"the {what} is not finite in epoch {self.epoch + 1}, step {self.step + 1}: {shown}; the last "
+                "checkpoint is from before; lower train.lr or set train.clip_norm"
+            )
+        return parts
 
 
 class Trainer:
@@ -256,42 +282,42 @@ class Trainer:
         batches = self.batches(self.state.epoch)
         started, first = time.monotonic(), self.state.step
         title = f"epoch {self.state.epoch + 1}/{self.config.train.epochs}"
+        unread: list[StepFigures] = []
         with ProgressBar(title, len(batches), first) as bar:
             for step in range(first, len(batches)):
-                for name, value in self.step(batches[step], step).items():
-                    self.state.sums[name] = self.state.sums.get(name, 0.0) + value
-                self.state.step = step + 1
-                mean = self.state.sums.get("total", math.nan) / max(self.state.step, 1)
-                bar.update(self.state.step, f"loss {mean:.3f}")
+                unread.append(self.step(batches[step], step))
+                save = self.world.leads and time.monotonic() - self._saved_at > self.config.train.checkpoint_every_s
+                if save or len(unread) == READ_EVERY or step + 1 == len(batches):
+                    self._read(unread)
+                    bar.update(step + 1, f"loss {self.state.sums['total'] / self.state.step:.3f}")
                 write_point("train:step")
-                if self.world.leads and time.monotonic() - self._saved_at > self.config.train.checkpoint_every_s:
+                if save:
                     self._save_last()
         self._epoch_seconds = time.monotonic() - started
 
-    def step(self, group_numbers: Sequence[int], step: int) -> dict[str, float]:
-        """Do one optimiser step; returns the parts of the loss."""
+    def _read(self, unread: list[StepFigures]) -> None:
+        """Add steps that are done to the state of the run, which says how far it is."""
+        for figures in unread:
+            for name, value in figures.read().items():
+                self.state.sums[name] = self.state.sums.get(name, 0.0) + value
+            self.state.step = figures.step + 1
+        unread.clear()
+
+    def step(self, group_numbers: Sequence[int], step: int) -> StepFigures:
+        """Do one optimiser step. Nothing in it waits for the device, unless queries have several windows."""
         losses = self.losses(group_numbers, step)
         self.optimiser.zero_grad(set_to_none=True)
         # The gradients of several processes are averaged, the losses are shares of a sum.
         (losses["total"] * self.world.size).backward()
+        done = self.state.epoch * self.steps_per_epoch + step
         for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate(self.state.epoch * self.steps_per_epoch + step)
+            group["lr"] = self.learning_rate(done)
         most = self.config.train.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), most, foreach=True)
         self.optimiser.step()
-        self._average()
-        names = list(losses)
-        figures = self.world.sum(torch.stack([losses[name].detach().float() for name in names]))
-        *values, length = torch.cat((figures, norm.float()[None])).tolist()
-        parts = dict(zip(names, values, strict=True))
-        if not math.isfinite(parts["total"]) or not math.isfinite(length):
-            what = "gradient" if math.isfinite(parts["total"]) else "loss"
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
-            raise PipelineError(
-                f"the {what} is not finite in epoch {self.state.epoch + 1}, step {step + 1}: {shown}; the last "
-                "checkpoint is from before; lower train.lr or set train.clip_norm"
-            )
-        return parts
+        self._average(done + 1)
+        figures = self.world.sum(torch.stack([value.detach().float() for value in losses.values()]))
+        return StepFigures(self.state.epoch, step, list(losses), torch.cat((figures, norm.float()[None])))
 
     def losses(self, group_numbers: Sequence[int], step: int) -> dict[str, Tensor]:
         """Compute the losses of a batch, or this process's share; all that is random is seeded by epoch and step."""
@@ -335,10 +361,9 @@ class Trainer:
         return rate
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def _average(self, done: int) -> None:
         if self.averaged is None:
             return
-        done = self.state.epoch * self.steps_per_epoch + self.state.step + 1
         # A young average would remember the random start; its decay grows with the number of steps.
         decay = min(self.config.train.ema, (1 + done) / (10 + done))
         for name, value in self.model.state_dict().items():

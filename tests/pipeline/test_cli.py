@@ -32,7 +32,9 @@ def write_video(path: Path, seconds: int = 3) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["", "extract", "train", "evaluate", "ground", "demo", "import-features"])
+@pytest.mark.parametrize(
+    "command", ["", "extract", "train", "evaluate", "ground", "demo", "import-features", "reproduce"]
+)
 def test_help_fits_on_a_screen_and_has_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
     code, out, _ = run(capsys, *filter(None, [command]), "--help")
     assert code == 0
@@ -45,6 +47,8 @@ def test_version_and_configs(capsys: pytest.CaptureFixture[str]) -> None:
     names = run(capsys, "configs")[1]
     assert all(name in names for name in ("demo", "charades-mini", "tacos-c3d-glove", "qvhighlights-clip-slowfast"))
     assert "batch_groups" in run(capsys, "configs", "demo")[1]
+    assert "--recipe fast" in names
+    assert "recipe-fast" not in names
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,11 @@ def test_version_and_configs(capsys: pytest.CaptureFixture[str]) -> None:
         (["extrac"], "extrac"),
         (["extract", "--bogus"], "--bogus"),
         (["extract", "--config", "demo"], "--videos"),
+        (["train", "--config", "demo", "--annotations", "."], "--out"),
+        (["train", "--out", "a", "--config", "demo", "--annotations", ".", "--recipe", "slow"], "expected one of fast"),
+        (["train", "--out", "a", "--config", "demo", "--annotations", ".", "--seeds", "1,x"], "whole numbers"),
+        (["train", "--out", "a", "--config", "demo", "--annotations", ".", "--seeds", "1,1"], "twice"),
+        (["reproduce", "charades"], "charades-vgg-glove"),
         (["ground", "video.mp4", "a cat", "--top-k", "many"], "--top-k"),
         (["evaluate", "no-run", "--annotations", "."], "no checkpoint"),
         (["ground", "video.mp4", "  "], "query is empty"),
@@ -79,6 +88,15 @@ def test_mistake_is_one_message_and_exit_2(
     assert words in err
     assert "Traceback" not in err
     assert not out
+
+
+def test_queries_are_encoded_without_videos(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    record = {"query_id": 1, "video_id": "a", "query": "it gets bright", "moments": [[0, 2]], "split": "train"}
+    annotations = tmp_path / "queries.jsonl"
+    annotations.write_text(json.dumps(record) + "\n")
+    arguments = ["extract", "--config", "demo", "--features", str(tmp_path / "features"), "--annotations"]
+    assert run(capsys, *arguments, str(annotations))[:2] == (0, "1 queries encoded\n")
+    assert run(capsys, *arguments, str(annotations))[:2] == (0, "0 queries encoded\n")
 
 
 def test_folder_without_videos_is_an_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -229,9 +229,9 @@ def test_average_of_the_weights_is_validated_and_kept(corpus: Path, tmp_path: Pa
     weights = [{k: v.clone() for k, v in trainer.model.state_dict().items()}]
     original = trainer._average
 
-    def spy() -> None:
+    def spy(*arguments: Any) -> None:
         weights.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
-        original()
+        original(*arguments)
 
     trainer._average = spy  # type: ignore[method-assign]
     trainer.train()
@@ -314,7 +314,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 def test_option_trains(corpus: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     trainer = a_trainer(corpus, tmp_path, *overrides)
     trainer.model.train()
-    parts = trainer.step(trainer.batches(0)[0], 0)
+    parts = trainer.step(trainer.batches(0)[0], 0).read()
     assert all(math.isfinite(value) for value in parts.values())
 
 

@@ -1,0 +1,52 @@
+"""The benchmarks run, compare equal losses, and print the figures that others read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mesm.tools import bench
+
+KEYS = {"setting", "ms_per_step", "reference_ms_per_step", "speedup", "useful_gflops", "peak_gflops", "peak_fraction",
+        "peak_memory_mb"}  # fmt: skip
+
+
+def rows(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, float]]:
+    assert bench.main([*arguments, "--json"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_scoring_a_whole_split_takes_less_than_half_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = rows(capsys, "evaluate", "--repeats", "3")
+    assert row["queries"] == 1550
+    assert row["windows"] == 10
+    assert 0 < row["ms"] < 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["train-step", "infer"])
+def test_both_forms_are_timed_and_agree(capsys: pytest.CaptureFixture[str], what: str) -> None:
+    (row,) = rows(capsys, what, "--setting", "charades-clip-slowfast", "--repeats", "2", "--inner", "1")
+    assert set(row) >= KEYS
+    assert row["loss_difference"] < 1e-5
+    assert row["speedup"] > 1
+    assert 0 < row["peak_fraction"] < 1
+    assert row["useful_gflop"] < row["reference_gflop"]
+
+
+@pytest.mark.slow
+def test_an_epoch_is_timed_with_its_share_of_batch_cutting(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = rows(capsys, "epoch", "--setting", "tacos-c3d-glove", "--videos", "8")
+    assert row["steps"] >= 2
+    assert 0 < row["batch_fraction"] < 0.05
+
+
+@pytest.mark.slow
+def test_queries_about_an_encoded_video_are_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = rows(capsys, "ground", "--repeats", "2")
+    assert 0 < row["minute_ms_per_query"] < row["two_hours_ms_per_query"]
+
+
+def test_spread_is_half_the_distance_of_the_quartiles() -> None:
+    assert bench.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(0.5)
