@@ -328,6 +328,7 @@ def write_synthetic(folder: Path, setting: str, videos: int) -> None:
     queries_each = len(shape.video_of_query) / len(set(shape.group_of_query))
     lines: list[dict[str, Any]] = []
     rows_of: dict[str, int] = {}
+    clip_len = config.dataset.clip_len if config.dataset.clip_len > 0 else None
     words = [f"word{i}" for i in range(400)]
     for number in range(videos):
         name = f"video{number:05}_0.0_{number}.0"
@@ -349,7 +350,7 @@ def write_synthetic(folder: Path, setting: str, videos: int) -> None:
         with FeatureFolder.create_or_open(folder / "features", stream.encoder, spec).writer() as writer:
             for name, rows in rows_of.items():
                 features = draw.standard_normal((rows, dims[stream.encoder]), np.float32).astype(np.float16)
-                writer.add(name, {"features": features}, clip_len_s=config.dataset.clip_len)
+                writer.add(name, {"features": features}, clip_len_s=clip_len)
             writer.publish()
     if config.features.text.encoder == "glove":
         vectors = draw.standard_normal((len(words) + 1, shape.text_dim)).astype(np.float32)
