@@ -324,7 +324,7 @@ def ground(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The sentence.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Run directory; default: the only one here.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Number of answers.")] = 5,
-    features: Annotated[Path | None, typer.Option(help="Keep the video's features here.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Look for, and keep, features here.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a page with the video's frames.")] = None,
     device: DeviceOption = "auto",
     weights: WeightsOption = None,
@@ -340,7 +340,8 @@ def ground(
     from mesm.pipeline import grounding
 
     place = grounding.find_checkpoint(checkpoint)
-    retriever = grounding.MomentRetriever.from_checkpoint(place, _device(device), _sources(weights, trust_pickle))
+    sources = _sources(weights, trust_pickle)
+    retriever = grounding.MomentRetriever.from_checkpoint(place, _device(device), sources, features)
     encoded = retriever.encode_video(video, cache=features)
     result = retriever.ground(encoded, query, top_k)
     if result.words_cut:

@@ -415,6 +415,8 @@ def _impossible(config: Config) -> Iterator[str]:
         yield "features.video: expected at least one stream, found none"
     if model.heads and (model.dim % model.heads or model.dim % 4):
         yield f"model: dim must be a multiple of 4 and of heads, found dim {model.dim} and heads {model.heads}"
+    if config.train.group_by_length and config.dataset.max_queries_per_group:
+        yield "train.group_by_length cannot go with dataset.max_queries_per_group, whose batches hold a video once only"
 
 
 def _limits(metadata: Mapping[str, Any], place: str) -> tuple[float, float] | None:

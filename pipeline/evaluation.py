@@ -136,6 +136,12 @@ class TrainedModel:
         kept = self.folder / WORD_TABLE_FILE
         if self.is_imported and features is not None and not kept.exists():
             kept = features / WORD_TABLE_FILE
+        if self.is_imported and not kept.exists():
+            raise PipelineError(
+                f"{self.folder} is an imported network and has no word vectors: import them by `mesm-pipeline "
+                f"import-features glove.pkl --name glove`, and give that folder by --features, or copy its "
+                f"{WORD_TABLE_FILE} into {self.folder}"
+            )
         return WordVectors.load(kept)
 
 

@@ -127,9 +127,12 @@ class MomentRetriever:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, device: str | torch.device = "cpu", sources: WeightSources | None = None
-    ) -> MomentRetriever:
+        cls, path: str | Path, device: str | torch.device = "cpu", sources: WeightSources | None = None,
+        features: Path | None = None,
+    ) -> MomentRetriever:  # fmt: skip
         """Load a run directory, or a checkpoint file, and build its encoders.
+
+        features: a folder of features in which the word vectors of an imported network stand.
 
         Raises PipelineError when there is none, or when the encoders' weights make other features than it was trained
         on, and the extractors' WeightsError when weights are not to be had.
@@ -141,9 +144,8 @@ class MomentRetriever:
         found = {encoder.name: encoder_fingerprint(encoder) for encoder in encoders}
         text: TextSource
         if config.features.text.encoder == "glove":
-            text = VectorText(
-                trained.word_table(), config.features.text, config.dataset.max_words, trained.checkpoint.meta["text"]
-            )
+            table, state = trained.word_table(features), trained.checkpoint.meta["text"]
+            text = VectorText(table, config.features.text, config.dataset.max_words, state)
             found["glove"] = trained.checkpoint.meta["fingerprints"].get("glove", "")
         else:
             encoder = build_text_encoder(config.features.text, device, sources)

@@ -203,7 +203,7 @@ class Trainer:
         train, groups = self.config.train, self.data.train.groups
         chunks = self.config.dataset.max_queries_per_group > 0
         batches = epoch_batches(groups, train.batch_groups, seed=train.seed, epoch=epoch, one_chunk_per_video=chunks)
-        if not train.group_by_length or chunks:
+        if not train.group_by_length:
             return batches
         return batches_by_length(batches, self.data.train.lengths_of_groups())
 

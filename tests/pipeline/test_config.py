@@ -199,3 +199,8 @@ def test_stored_configuration_of_another_version_says_what_is_wrong() -> None:
 def test_written_configuration_holds_no_derived_size() -> None:
     content = yaml.safe_load(Config().to_yaml())
     assert not set(DERIVED) & set(content["model"])
+
+
+def test_options_that_exclude_each_other_are_refused() -> None:
+    (mistake,) = mistakes("tacos-c3d-glove", "train.group_by_length=true")
+    assert "dataset.max_queries_per_group" in mistake

@@ -212,7 +212,7 @@ def test_released_network_reads_its_words_beside_the_features(tmp_path: Path) ->
     assert torch.equal(data._words, own._words)
     assert trained.word_table(corpus / "features").words == table.words
     (corpus / "features" / WORD_TABLE_FILE).unlink()
-    with pytest.raises(FeatureError, match="no table of word vectors"):
+    with pytest.raises(PipelineError, match=r"no word vectors.*--name glove"):
         load_evaluation_data(trained, queries_of(corpus, "test"), corpus / "features", CPU)
     assert data.text_dim == TEXT_DIM
 
