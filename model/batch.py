@@ -62,6 +62,8 @@ class Batch:
     """(N,) int64, for each query another one of the batch that does not describe its video; None without negatives."""
     word_mask: WordMask | None = None
     targets: Targets | None = None
+    word_lengths: tuple[int, ...] = ()
+    """Valid words of each query, on the host; empty: read from `words_mask`, which waits for the device."""
     answered: int = 0
     """How many of the queries are answered, the leading ones; the others only lend their words as negatives, and
     `negative_query`, `word_mask` and `targets` do not have them. 0: all."""
@@ -70,6 +72,11 @@ class Batch:
     def count(self) -> int:
         """Number of queries that are answered."""
         return self.answered or len(self.words)
+
+    def words_layout(self) -> Layout:
+        """Lay out the valid words of the queries that are answered."""
+        lengths = self.word_lengths or tuple(self.words_mask.sum(1).tolist())
+        return Layout(lengths[: self.count], self.words.device, self.words.shape[1])
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""

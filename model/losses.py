@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mesm.model.batch import Batch, Targets, rows_of
+from mesm.model.layouts import Layout
 from mesm.model.matcher import match
 from mesm.model.mesm import Output
 from mesm.model.spans import generalised_iou, spans_to_windows, windows_to_spans
@@ -83,7 +84,7 @@ def compute_losses(output: Output, batch: Batch, config: LossConfig, share: Shar
         losses["frame"] = frame_loss(output.frame_logits, _query_mask(batch), batch.targets.clip_mask)
     if output.word_logits is not None and batch.word_mask is not None:
         losses["rebuild_words"] = word_loss(
-            output.word_logits, batch.word_mask.labels, batch.words_mask[: batch.count], config.label_smoothing
+            output.word_logits, batch.word_mask.labels, batch.words_layout(), config.label_smoothing
         )
     if output.segment_token is not None:
         losses["segment_sentence"] = segment_sentence_loss(output, batch, config, share.gather)
@@ -159,14 +160,14 @@ def frame_loss(logits: Tensor, mask: Tensor, clip_mask: Tensor) -> Tensor:
     return ((loss * mask).sum(1) / mask.sum(1)).mean()
 
 
-def word_loss(logits: Tensor, labels: Tensor, mask: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy with label smoothing over all valid words, masked or not; (N, W, classes), (N, W), (N, W).
+def word_loss(logits: Tensor, labels: Tensor, layout: Layout, smoothing: float) -> Tensor:
+    """Cross-entropy with label smoothing over all valid words, masked or not; (T, classes) and (N, W).
 
     Mean over the words of a query, then over queries. The smoothed share spreads over all classes.
     """
-    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing)
-    loss = loss.view(labels.shape) * mask
-    return (loss.sum(1) / mask.sum(1)).mean()
+    chosen = layout.pack(labels[..., None]).squeeze(1)
+    loss = F.cross_entropy(logits, chosen, reduction="none", label_smoothing=smoothing)
+    return (loss / layout.length_of_row).sum() / len(layout)
 
 
 def segment_sentence_loss(

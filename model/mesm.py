@@ -92,7 +92,7 @@ class Output:
     text_mask: Tensor
     """(N, 1 + W) bool."""
     word_logits: Tensor | None
-    """(N, W, classes): rebuilt words, when the batch holds a word mask."""
+    """(T, classes): the rebuilt valid words, one query after the other, when the batch holds a word mask."""
 
     def float(self) -> Output:
         """Return the same in float32: losses are computed in full precision, whatever the network ran in."""
@@ -397,7 +397,7 @@ class Mesm(nn.Module):
         return [self.class_head(state) for state in reversed(states)], spans[::-1]
 
     def _rebuild_words(self, batch: Batch, video: Tensor, positions: Tensor) -> Tensor | None:
-        """Masked words, rebuilt from the frames inside the moment: (N, W, classes)."""
+        """Masked words, rebuilt from the frames inside the moment: (T, classes)."""
         hidden, targets = batch.word_mask, batch.targets
         if hidden is None or targets is None or not self.config.frame_word:
             return None
@@ -407,7 +407,7 @@ class Mesm(nn.Module):
         words = self.text_projection(self.text_scaling(batch.words[:n]))
         words = torch.where(hidden.unknown[..., None], unknown, words)
         words = torch.where(hidden.masked[..., None], masked, words)
-        layout = Layout([words.shape[1]] * len(words), words.device)
+        layout = batch.words_layout()
         rows, inside = rows_of(batch.video_of_query[:n], words.device), targets.clip_mask
         if self.config.masks == "official":
             # The published code moves the frames of the moment to the front, where the misaligned mask meets them.
@@ -420,7 +420,7 @@ class Mesm(nn.Module):
         rebuilt = self.frame_word(
             layout.pack(words), None, layout, video, positions, mask, y_rows=rows, words=True
         )
-        return self.word_head(layout.pad(rebuilt))
+        return self.word_head(rebuilt)
 
 
 def _prepend(token: Tensor | None, words: Tensor, words_mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -281,6 +281,7 @@ class MomentData:
             group_of_query=tuple(groups),
             words=words,
             words_mask=_tensor(words_mask, words.device),
+            word_lengths=tuple(words_mask.sum(1).tolist()),
         )
 
     def _word_batch(self, indices: Sequence[int]) -> tuple[Tensor, np.ndarray]:

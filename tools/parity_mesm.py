@@ -229,20 +229,21 @@ def _compare_outputs(
         "pred_logits": output.logits[0], "pred_spans": output.spans[0], "recon_feat": output.segment_token,
         "aux_outputs/0/pred_logits": output.logits[1], "aux_outputs/0/pred_spans": output.spans[1],
     }  # fmt: skip
-    masked = {
-        "saliency_scores": (output.saliency, frames), "neg_saliency_scores": (output.negative_saliency, frames),
+    padded = {"saliency_scores": output.saliency, "neg_saliency_scores": output.negative_saliency}
+    packed = {
+        "enhanced_video_feat": (output.enhanced_video, frames),
         "recfw_words_logit": (output.word_logits, batch.words_mask),
     }  # fmt: skip
-    published = golden.get(f"{prefix}/enhanced_video_feat")
-    packed = None if published is None else published[frames.numpy()]
-    yield _absolute(f"{prefix}/enhanced_video_feat", output.enhanced_video, packed)
     for name, ours in everywhere.items():
         yield _absolute(f"{prefix}/{name}", ours, golden.get(f"{prefix}/{name}"))
-    for name, (values, mask) in masked.items():
+    for name, ours in padded.items():
+        published = golden.get(f"{prefix}/{name}")
+        both = None if ours is None else ours[frames], None if published is None else published[frames.numpy()]
+        yield _absolute(f"{prefix}/{name}", *both)
+    for name, (ours, mask) in packed.items():
         published = golden.get(f"{prefix}/{name}")
         if published is not None:
-            assert values is not None
-            yield _absolute(f"{prefix}/{name}", values[mask], published[mask.numpy()])
+            yield _absolute(f"{prefix}/{name}", ours, published[mask.numpy()])
 
 
 def _absolute(name: str, ours: Tensor | None, published: np.ndarray | None) -> Comparison:

@@ -88,6 +88,7 @@ def make_batch(shape: BatchShape, seed: int = 0) -> Batch:
         group_of_query=shape.group_of_query,
         words=torch.nn.functional.normalize(words, dim=-1) * valid[..., None],
         words_mask=valid,
+        word_lengths=tuple(lengths.tolist()),
         negative_query=torch.from_numpy(negative),
         word_mask=WordMask(torch.from_numpy(hidden), torch.from_numpy(unknown), torch.from_numpy(labels)),
         targets=_targets(shape, rows[list(shape.video_of_query)], layout.width, draw),

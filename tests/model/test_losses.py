@@ -11,6 +11,7 @@ from settings import SETTINGS
 from torch import Tensor
 
 from mesm.model import LossConfig, Targets, compute_losses
+from mesm.model.layouts import Layout
 from mesm.model.losses import (
     contrast,
     frame_loss,
@@ -121,14 +122,14 @@ def test_frame_loss_is_a_mean_over_frames_then_queries() -> None:
 def test_word_loss_smooths_over_all_classes_and_ignores_padding() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 3, 7), torch.tensor([[1, 2, 0], [6, 0, 0]])
-    mask = torch.tensor([[True, True, False], [True, False, False]])
+    layout = Layout([2, 1], width=3)
     log_probability = logits.log_softmax(-1)
 
     def word(n: int, i: int) -> float:
         return float(-0.9 * log_probability[n, i, labels[n, i]] - 0.1 / 7 * log_probability[n, i].sum())
 
     expected = ((word(0, 0) + word(0, 1)) / 2 + word(1, 0)) / 2
-    assert float(word_loss(logits, labels, mask, 0.1)) == pytest.approx(expected, rel=1e-5)
+    assert float(word_loss(layout.pack(logits), labels, layout, 0.1)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_hull_spans_all_windows_of_a_query() -> None:
