@@ -115,6 +115,10 @@ def missing_limit(info: VideoInfo) -> int:
     return max(1, info.frame_count // 100)
 
 
+DECORD_BYTES = 512 * 2**20
+"""Largest size of all frames of a file that is given to decord."""
+
+
 class DecordStream(FrameStream):
     """Frames by decord, whose conversion to RGB equals ffmpeg's; only ever read from first to last."""
 
@@ -126,8 +130,14 @@ class DecordStream(FrameStream):
 
     @classmethod
     def open_trusted(cls, info: VideoInfo, threads: int) -> DecordStream | None:
-        """Open a file; None when decord fails or disagrees with the probe about frames and times."""
+        """Open a file; None when decord fails or disagrees with the probe about frames and times.
+
+        Also None for a file whose frames do not fit `DECORD_BYTES`: decord decodes ahead of its reader without a bound.
+        """
         import decord
+
+        if 3 * info.width * info.height * info.frame_count > DECORD_BYTES:
+            return None
 
         decord.logging.set_level(decord.logging.QUIET)
         try:

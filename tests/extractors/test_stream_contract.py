@@ -518,3 +518,17 @@ def test_real_videos_are_read_whole_by_both_decoders_alike(path: Path, reader: R
         assert reading.missing == 0
         assert_honest(reading)
     assert chosen.checksum == pyav.checksum
+
+
+def test_film_whose_frames_fill_the_memory_is_not_given_to_decord(
+    film_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("decord")
+    info = probe(film_path("h264 closed gop"))
+    size = 3 * info.width * info.height * info.frame_count
+    monkeypatch.setattr(streams, "DECORD_BYTES", size)
+    with open_stream(info) as stream:
+        assert stream.decoder == "decord"
+    monkeypatch.setattr(streams, "DECORD_BYTES", size - 1)
+    with open_stream(info) as stream:
+        assert stream.decoder == "pyav"
