@@ -32,6 +32,7 @@ from media import (
 from reading import Reading, ReadingProcess, read_film
 from shared import ROOT as SHARED
 
+from mesm.extractors import streams
 from mesm.extractors.errors import DecodeError, VideoError
 from mesm.extractors.probing import probe
 from mesm.extractors.streams import open_stream
