@@ -208,17 +208,17 @@ def control_scores(trained: TrainedModel, data: MomentData) -> dict[str, Scores]
     frames = {"without the video": data.frames.blanked()}
     if len(data.frames.lengths) > 1:
         frames["with another video"] = data.frames.exchanged()
-    durations = replace_durations(data)
+    fixed = _with_durations(data)
     return {
         name: evaluate_predictions(
-            predict(trained.model, durations.with_frames(table), trained.config), data.annotations,
+            predict(trained.model, fixed.with_frames(table), trained.config), data.annotations,
             protocol_of(trained.config),
         )
         for name, table in frames.items()
     }  # fmt: skip
 
 
-def replace_durations(data: MomentData) -> MomentData:
+def _with_durations(data: MomentData) -> MomentData:
     """Write durations that follow from the frames into the annotations, so that other frames do not change them."""
     fixed = data.with_frames(data.frames)
     fixed.annotations = [replace(a, duration_s=data.duration(i)) for i, a in enumerate(data.annotations)]
