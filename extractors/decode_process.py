@@ -34,8 +34,13 @@ from mesm.extractors.probing import SourceFile, probe
 from mesm.extractors.resizing import apply_transform, scaled_size
 from mesm.extractors.streams import FrameStream, Picture, open_stream
 
-PICTURES_AHEAD = 4
-"""Pictures that are decoded while an earlier one is converted."""
+PICTURES_AHEAD = 16
+"""Most pictures that are decoded while an earlier one is converted; a decoder gives several at a time, then none."""
+
+AHEAD_BYTES = 64 * 2**20
+"""Most memory of these pictures, unless `LEAST_AHEAD` need more."""
+
+LEAST_AHEAD = 2
 
 _PR_SET_PDEATHSIG = 1
 
@@ -166,7 +171,9 @@ def _read_ahead(
     stream: FrameStream, wanted: Collection[int], ring: FrameRing
 ) -> Generator[tuple[int, Picture], None, None]:
     """Yield the wanted pictures while a thread decodes the next ones: converting and scaling take as long."""
-    ahead: Queue[tuple[int, Picture] | BaseException | None] = Queue(maxsize=PICTURES_AHEAD)
+    size = stream.info.width * stream.info.height * 3 // 2
+    most = min(max(AHEAD_BYTES // size, LEAST_AHEAD), PICTURES_AHEAD)
+    ahead: Queue[tuple[int, Picture] | BaseException | None] = Queue(maxsize=most)
     left = threading.Event()
 
     def decode() -> None:

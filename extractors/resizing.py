@@ -46,7 +46,8 @@ def apply_transform(frames: torch.Tensor | np.ndarray, transform: FrameTransform
 
     For `swscale` the frames must already have the size that `scaled_size` gives for the video's own.
     """
-    tensor = torch.from_numpy(frames) if isinstance(frames, np.ndarray) else frames
+    # numpy's stride of an axis of length 1 may be anything, by which torch would take one frame for planes of colour.
+    tensor = torch.from_numpy(frames.ravel()).view(frames.shape) if isinstance(frames, np.ndarray) else frames
     height, width = tensor.shape[1:3]
     if transform.resize == "swscale":
         return center_crop(tensor, transform.crop)
@@ -55,7 +56,11 @@ def apply_transform(frames: torch.Tensor | np.ndarray, transform: FrameTransform
         if transform.resize == "pil":
             tensor = _scale_pil(tensor, size)
         else:
-            tensor = bicubic(tensor.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+            # The width is scaled before the height: what the crop leaves out beside needs no second step.
+            images = bicubic(tensor.permute(0, 3, 1, 2), (height, size[1]))
+            left = (size[1] - transform.crop[1]) // 2
+            images = bicubic(images[..., left : left + transform.crop[1]], (size[0], transform.crop[1]))
+            tensor = images.permute(0, 2, 3, 1)
     return center_crop(tensor, transform.crop)
 
 

@@ -50,8 +50,8 @@ class VideoRows:
     assembler: RowAssembler
     batched: int = 0
     """Rows that are in a batch of this video alone."""
-    clips: list[torch.Tensor] = field(default_factory=list)
-    """Clips of the rows after these."""
+    clips: list[list[torch.Tensor]] = field(default_factory=list)
+    """Frames of each of the rows after these."""
     decoder: str = ""
     missing: int = 0
 
@@ -70,7 +70,7 @@ class EncoderLane:
         self._writer = folder.writer()
         self._open: dict[int, VideoRows] = {}
         self._complete: list[VideoRows] = []
-        self._remains: list[tuple[VideoRows, int, torch.Tensor]] = []
+        self._remains: list[tuple[VideoRows, int, list[torch.Tensor]]] = []
         self._results: list[tuple[torch.Tensor, list[tuple[VideoRows, int]]]] = []
 
     def has(self, video_id: str, source: SourceFile) -> bool:
@@ -157,8 +157,9 @@ class EncoderLane:
             # Only now: an interrupt during the encoding must not lose rows.
             del self._remains[:count]
 
-    def _encode(self, places: list[tuple[VideoRows, int]], clips: list[torch.Tensor]) -> None:
-        features = self.encoder.encode(torch.stack(clips))
+    def _encode(self, places: list[tuple[VideoRows, int]], clips: list[list[torch.Tensor]]) -> None:
+        frames = torch.stack([frame for clip in clips for frame in clip])
+        features = self.encoder.encode(frames.unflatten(0, (len(clips), -1)))
         if features.shape != (len(clips), self.encoder.dim):
             raise PipelineError(
                 f"{self.encoder.name} gave features of shape {tuple(features.shape)} for {len(clips)} rows; "

@@ -1,4 +1,4 @@
-"""How the C library treats memory that a training step frees."""
+"""How the C library treats memory that a training step, or a batch of an extraction, frees."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, for the next allocation; returns whether that was possible.
 
     By default, glibc returns every large block to the system at once and gets it again, page by page, zeroed, a moment
-    later. A step allocates the same large tensors as the last one, and writing to fresh pages takes longer than most of
-    what it does with them. The process stays at the size of its largest step. Other C libraries are left alone.
+    later. A step, or a batch of frames, allocates the same large tensors as the last one, and writing to fresh pages
+    takes longer than most of what is done with them. The process stays at the size of its largest step. Other C
+    libraries are left alone.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -34,13 +34,13 @@ class RowAssembler:
         """Tell whether any row shows this frame."""
         return number in self._uses
 
-    def add(self, number: int, frame: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Take one (h, w, 3) frame; yield each (frames per row, h, w, 3) clip that it completes."""
+    def add(self, number: int, frame: torch.Tensor) -> Iterator[list[torch.Tensor]]:
+        """Take one (h, w, 3) frame; yield the frames of each row that it completes."""
         self._frames[number] = frame
         while self._next < len(self._rows) and self._last_frame[self._next] <= number:
             row = self._rows[self._next].tolist()
             self._next += 1
-            yield torch.stack([self._frames[shown] for shown in row])
+            yield [self._frames[shown] for shown in row]
             for shown in row:
                 self._uses[shown] -= 1
                 if not self._uses[shown]:

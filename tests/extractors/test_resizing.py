@@ -51,6 +51,19 @@ def test_crop_starts_at_half_the_rest_rounded_down() -> None:
     assert center_crop(rows, (112, 112))[0, 0, 0, 0] == 29
 
 
+@pytest.mark.parametrize("shape", [(90, 160), (160, 90), (160, 161), (300, 200), (37, 41)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_cutting_between_the_steps_of_scaling_changes_no_pixel(shape: tuple[int, int], count: int) -> None:
+    frames = np.random.default_rng(1).integers(0, 256, (count, *shape, 3), dtype=np.uint8)
+    transform = FrameTransform("device", 112, None, (112, 100))
+    size = scaled_size(*shape, transform)
+    whole = bicubic(torch.from_numpy(frames).permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+    assert torch.equal(apply_transform(frames, transform), center_crop(whole, transform.crop))
+    images = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    in_steps = bicubic_in_steps(images, (shape[0], size[1]))
+    assert torch.equal(bicubic_in_steps(in_steps, size), bicubic_in_steps(images, size))
+
+
 @pytest.mark.parametrize(
     "transform",
     [
