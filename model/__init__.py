@@ -4,5 +4,17 @@ from mesm.model.batch import Batch, Targets, WordMask
 from mesm.model.layouts import Layout
 from mesm.model.losses import LossConfig, compute_losses
 from mesm.model.mesm import Mesm, MesmConfig, Output
+from mesm.model.ranking import span_scores
 
-__all__ = ["Batch", "Layout", "LossConfig", "Mesm", "MesmConfig", "Output", "Targets", "WordMask", "compute_losses"]
+__all__ = [
+    "Batch",
+    "Layout",
+    "LossConfig",
+    "Mesm",
+    "MesmConfig",
+    "Output",
+    "Targets",
+    "WordMask",
+    "compute_losses",
+    "span_scores",
+]

@@ -73,6 +73,10 @@ class Batch:
         """Number of queries that are answered."""
         return self.answered or len(self.words)
 
+    def query_mask(self) -> Tensor:
+        """(N, L) bool: the valid frames of each query that is answered."""
+        return self.frames.mask[rows_of(self.video_of_query[: self.count], self.words.device)]
+
     def words_layout(self) -> Layout:
         """Lay out the valid words of the queries that are answered."""
         lengths = self.word_lengths or tuple(self.words_mask.sum(1).tolist())

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mesm.model.attention import attention, merge_heads, packed_attention, split_heads
 from mesm.model.elementwise import add_dropped, dropout
@@ -183,6 +184,22 @@ class CrossLayer(nn.Module):
         weights = self.words if words and self.words is not None else self.frames
         h = add_dropped(x, self.attention.out_proj(attended), self.dropout, self.training)
         return weights.norm2(weights(h, weights.norm1(h), self.activation.weight, self.dropout))
+
+
+class RecurrentLayer(nn.Module):
+    """A bidirectional GRU reads each sequence in order; what it says is added to the input."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(dim, dim // 2, batch_first=True, bidirectional=True)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """(T, D) packed to (T, D)."""
+        sequences = pack_padded_sequence(
+            layout.pad(x), torch.tensor(layout.lengths), batch_first=True, enforce_sorted=False
+        )
+        read, _ = pad_packed_sequence(self.gru(sequences)[0], batch_first=True, total_length=layout.width)
+        return x + layout.pack(read)
 
 
 class EncoderLayer(nn.Module):

@@ -78,10 +78,10 @@ def compute_losses(output: Output, batch: Batch, config: LossConfig, share: Shar
             losses[key], weights[key] = value, getattr(config, name)
     if output.negative_saliency is not None:
         losses["saliency"] = saliency_loss(
-            output.saliency, output.negative_saliency, _query_mask(batch), batch.targets, config
+            output.saliency, output.negative_saliency, batch.query_mask(), batch.targets, config
         )
     if output.frame_logits is not None:
-        losses["frame"] = frame_loss(output.frame_logits, _query_mask(batch), batch.targets.clip_mask)
+        losses["frame"] = frame_loss(output.frame_logits, batch.query_mask(), batch.targets.clip_mask)
     if output.word_logits is not None and batch.word_mask is not None:
         losses["rebuild_words"] = word_loss(
             output.word_logits, batch.word_mask.labels, batch.words_layout(), config.label_smoothing
@@ -95,10 +95,6 @@ def compute_losses(output: Output, batch: Batch, config: LossConfig, share: Shar
         [(weights[k] if k in weights else getattr(config, k)) * v for k, v in losses.items()]
     ).sum()
     return losses
-
-
-def _query_mask(batch: Batch) -> Tensor:
-    return batch.frames.mask[rows_of(batch.video_of_query[: batch.count], batch.words.device)]
 
 
 def span_losses(logits: Tensor, spans: Tensor, targets: Targets, config: LossConfig) -> dict[str, Tensor]:

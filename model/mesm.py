@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mesm.model.batch import Batch, rows_of
 from mesm.model.decoder import Decoder
-from mesm.model.layers import CrossLayer, EncoderLayer, InputBlock, Mlp, Standardise, input_projection
+from mesm.model.layers import CrossLayer, EncoderLayer, InputBlock, Mlp, RecurrentLayer, Standardise, input_projection
 from mesm.model.layouts import Layout, prepend
 from mesm.model.position import frame_positions
 from mesm.model.spans import inverse_sigmoid
@@ -62,6 +62,11 @@ class MesmConfig:
     context: Literal["none", "attention"] = "none"
     """`attention`: the sentences of a group attend to one another before they see the video. In the published code
     they cannot influence each other."""
+    positions: Literal["attention", "frames"] = "attention"
+    """Position codes join queries and keys of the attention only (published), or are added to the projected frames as
+    well, so that every later layer sees them."""
+    recurrent: bool = False
+    """A bidirectional GRU between aligner and encoder reads each query's frames in order (not in the paper)."""
     encoder_loss: Literal["saliency", "bce", "none"] = "saliency"
     """`saliency`: the published code's contrast of saliency scores; `bce`: a frame classifier, equation 6; `none`:
     neither, and no saliency (an ablation)."""
@@ -220,6 +225,8 @@ class Mesm(nn.Module):
         if config.segment_sentence:
             self.segment_sentence = SegmentSentence(config)
         self.aligner = CrossEncoder(config.aligner_layers, config)
+        if config.recurrent:
+            self.recurrent = RecurrentLayer(dim)
         self.global_token = nn.Parameter(torch.randn(dim))
         self.global_position = nn.Parameter(torch.randn(dim))
         self.encoder = nn.ModuleList(
@@ -264,10 +271,14 @@ class Mesm(nn.Module):
             text_of_query = torch.cat((text_of_query, batch.negative_query))
         layout, rows = frames.select(video_of_query)
         row_positions = positions.index_select(0, rows)
+        if self.config.positions == "frames":
+            projected = projected + positions
         asked = words.index_select(0, text_of_query)
         enhanced = self._enhance(batch, projected, positions, asked, text_of_query, layout, rows)
         mask = self._cross_mask(layout.mask, text_mask[text_of_query], n)
         aligned = self.aligner(enhanced, row_positions, layout, text.index_select(0, text_of_query), None, mask)
+        if self.config.recurrent:
+            aligned = self.recurrent(aligned, layout)
         memory_global, memory = self._encode(aligned, row_positions, layout)
         answered = layout.leading(n)
         own = memory[: sum(answered.lengths)]

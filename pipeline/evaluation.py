@@ -12,7 +12,7 @@ import torch
 from mesm.datasets.annotations import Annotation
 from mesm.datasets.vocabulary import Vocabulary
 from mesm.datasets.word_vectors import WordVectors
-from mesm.model import Mesm
+from mesm.model import Mesm, span_scores
 from mesm.pipeline.baselines import WHOLE_VIDEO, fit_fixed_window
 from mesm.pipeline.batching import FrameTable, MomentData
 from mesm.pipeline.config import Config, config_from_plain
@@ -55,8 +55,9 @@ def predict(model: Mesm, data: MomentData, config: Config, world: World = ALONE)
     for start in range(0, len(numbers), size):
         indices, groups = data.queries_of(numbers[start : start + size])
         with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-            output = model(data.batch(indices, groups)).float()
-        scores = output.logits[0].softmax(-1)[..., 0].cpu().numpy()
+            batch = data.batch(indices, groups)
+            output = model(batch).float()
+        scores = span_scores(output, batch, config.evaluate.rank_by == "frames").cpu().numpy()
         spans, saliency = output.spans[0].cpu().numpy(), output.saliency.cpu().numpy()
         durations = np.array([data.duration(i) for i in indices])
         windows = windows_from_spans(spans, scores, durations, protocol)

@@ -25,7 +25,7 @@ from mesm.datasets.targets import prepare_video
 from mesm.extractors.encoder import VideoEncoder
 from mesm.extractors.errors import VideoError
 from mesm.extractors.weights import WeightSources
-from mesm.model import Batch, Layout
+from mesm.model import Batch, Layout, span_scores
 from mesm.pipeline.config import Config
 from mesm.pipeline.console import say
 from mesm.pipeline.encoders import (
@@ -197,8 +197,9 @@ class MomentRetriever:
         saliency, count = np.zeros(video.rows, np.float32), np.zeros(video.rows, np.float32)
         for start in range(0, len(pieces), PIECES_PER_BATCH):
             some = pieces[start : start + PIECES_PER_BATCH]
-            output = self.trained.model(self._batch([frames for _, _, frames in some], words.vectors))
-            scores = output.logits[0].softmax(-1)[..., 0].cpu().numpy()
+            batch = self._batch([frames for _, _, frames in some], words.vectors)
+            output = self.trained.model(batch)
+            scores = span_scores(output, batch, self.config.evaluate.rank_by == "frames").cpu().numpy()
             spans = output.spans[0].cpu().numpy()
             for (first, rows, frames), score, span, frame_score in zip(
                 some, scores, spans, output.saliency.cpu().numpy(), strict=True

@@ -10,7 +10,7 @@ from settings import SETTINGS, Setting
 from torch import Tensor, nn
 
 from mesm.model import Batch, Layout, Mesm, MesmConfig, compute_losses
-from mesm.model.layers import Standardise
+from mesm.model.layers import RecurrentLayer, Standardise
 from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch
 
 TOLERANCE = 1e-5
@@ -49,11 +49,12 @@ def at_inference(batch: Batch) -> Batch:
     return replace(batch, negative_query=None, word_mask=None, targets=None)
 
 
+@pytest.mark.parametrize("switches", [{}, {"recurrent": True, "positions": "frames", "encoder_loss": "bce"}], ids=str)
 @pytest.mark.parametrize("name", SETTINGS)
 @torch.no_grad()
-def test_a_query_is_answered_alone_as_in_any_batch(name: str) -> None:
+def test_a_query_is_answered_alone_as_in_any_batch(name: str, switches: dict[str, object]) -> None:
     setting = SETTINGS[name]
-    model, batch = setting.network().eval(), setting.batch()
+    model, batch = setting.network(**switches).eval(), setting.batch()
     together = model(batch)
     for query in range(len(batch.words)):
         single = model(alone(batch, query))
@@ -167,6 +168,8 @@ SWITCHES = [
     {"masks": "official"},
     {"masks": "official", "segment_context": "group"},
     {"decoder_layers": 3, "frame_word_layers": 1},
+    {"recurrent": True},
+    {"positions": "frames"},
 ]
 
 
@@ -182,6 +185,17 @@ def test_every_parameter_learns_with_every_switch(name: str, switches: dict[str,
     assert torch.isfinite(losses["total"])
     silent = [key for key, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
     assert not silent
+
+
+@torch.no_grad()
+def test_recurrence_reads_frames_in_order_and_no_padding() -> None:
+    torch.manual_seed(0)
+    layer, lengths = RecurrentLayer(8), [3, 7, 5]
+    sequences = [torch.randn(length, 8) for length in lengths]
+    read = layer(torch.cat(sequences), Layout(lengths))
+    for sequence, found in zip(sequences, read.split(lengths), strict=True):
+        torch.testing.assert_close(found, sequence + layer.gru(sequence[None])[0][0])
+        assert not torch.allclose(found.flip(0), layer(sequence.flip(0), Layout([len(sequence)])), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)

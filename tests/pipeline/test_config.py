@@ -204,3 +204,9 @@ def test_written_configuration_holds_no_derived_size() -> None:
 def test_options_that_exclude_each_other_are_refused() -> None:
     (mistake,) = mistakes("tacos-c3d-glove", "train.group_by_length=true")
     assert "dataset.max_queries_per_group" in mistake
+
+
+def test_ranking_by_frames_needs_the_frame_classifier() -> None:
+    (mistake,) = mistakes("charades-mini", "evaluate.rank_by=frames")
+    assert "model.encoder_loss bce" in mistake
+    assert load_config("charades-mini", ["evaluate.rank_by=frames", "model.encoder_loss=bce"])

@@ -1,0 +1,42 @@
+"""By which score the predicted spans of a query are put in order."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mesm.model.batch import Batch
+from mesm.model.mesm import Output
+from mesm.model.spans import spans_to_windows
+
+
+def span_scores(output: Output, batch: Batch, by_frames: bool = False) -> Tensor:
+    """(N, Q): the probability of each span being the moment, as the class head says.
+
+    by_frames: times the overlap of the span with the frames that the frame classifier takes for the moment's; needs
+    `encoder_loss: bce`. The class head has to judge a whole span at once; the classifier learns from every frame.
+    """
+    probability = output.logits[0].softmax(-1)[..., 0]
+    if not by_frames:
+        return probability
+    if output.frame_logits is None:
+        raise ValueError("ranking by frames needs a network with a frame classifier (encoder_loss: bce)")
+    mask = batch.query_mask()
+    inside = output.frame_logits.sigmoid().masked_fill(~mask, 0.0)
+    return probability * soft_iou(spans_to_windows(output.spans[0]), inside, mask.sum(1))
+
+
+def soft_iou(windows: Tensor, inside: Tensor, lengths: Tensor) -> Tensor:
+    """(N, Q): expected intersection over expected union of windows with a set of frames known by probabilities.
+
+    windows: (N, Q, 2) start and end as fractions of the duration; inside: (N, L) probability of each frame being in the
+    set, 0 at padding; lengths: (N,) frames. A frame that a window cuts counts by the share that is covered.
+    """
+    total = torch.nn.functional.pad(inside.cumsum(1), (1, 0))
+    place = windows.clamp(0, 1) * lengths[:, None, None]
+    frame = torch.minimum(place.long(), lengths[:, None, None] - 1)
+    before, at = (x.gather(1, frame.flatten(1)).view_as(frame) for x in (total[:, :-1], inside))
+    covered = before + (place - frame) * at
+    intersection = covered[..., 1] - covered[..., 0]
+    union = place[..., 1] - place[..., 0] + total[:, -1:] - intersection
+    return intersection / union.clamp(min=1e-6)

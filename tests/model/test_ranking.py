@@ -1,0 +1,52 @@
+"""The order of the answers: what the overlap with the classified frames is, and when it counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from settings import SETTINGS
+
+from mesm.model import span_scores
+from mesm.model.ranking import soft_iou
+from mesm.model.spans import spans_to_windows
+from mesm.pipeline.postprocessing import temporal_iou
+
+
+def test_overlap_with_certain_frames_is_the_iou_with_their_window() -> None:
+    inside = torch.zeros(1, 12)
+    inside[0, 3:7] = 1
+    windows = torch.tensor([[[0.3, 0.7], [0.0, 1.0], [0.35, 0.45], [0.72, 0.95], [-0.5, 0.5], [0.0, 0.31]]])
+    expected = temporal_iou(windows.clamp(0, 1).numpy(), np.array([0.3, 0.7]))
+    np.testing.assert_allclose(soft_iou(windows, inside, torch.tensor([10])).numpy(), expected, atol=1e-6)
+
+
+def test_overlap_counts_frames_by_their_probability() -> None:
+    inside, window = torch.tensor([[0.5, 0.2, 0.8, 0.0]]), torch.tensor([[[0.125, 0.75]]])
+    covered = 0.5 * 0.5 + 0.2 + 0.8
+    expected = covered / (2.5 + 1.5 - covered)
+    assert soft_iou(window, inside, torch.tensor([4])).item() == pytest.approx(expected)
+    padded = torch.nn.functional.pad(inside, (0, 5))
+    assert soft_iou(window, padded, torch.tensor([4])).item() == pytest.approx(expected)
+
+
+def test_an_empty_window_overlaps_with_nothing() -> None:
+    nothing = soft_iou(torch.tensor([[[0.5, 0.5], [1.0, 1.0]]]), torch.zeros(1, 3), torch.tensor([3]))
+    assert nothing.tolist() == [[0, 0]]
+
+
+def test_frames_reorder_the_answers_and_need_their_classifier() -> None:
+    setting = SETTINGS["charades-clip-slowfast"]
+    batch = setting.batch()
+    output = setting.network(encoder_loss="bce").eval()(batch)
+    by_class, by_frames = span_scores(output, batch), span_scores(output, batch, by_frames=True)
+    assert torch.equal(by_class, output.logits[0].softmax(-1)[..., 0])
+    assert output.frame_logits is not None
+    for query, video in enumerate(batch.video_of_query):
+        rows = batch.frames.lengths[video]
+        inside = output.frame_logits[query : query + 1, :rows].sigmoid()
+        window = spans_to_windows(output.spans[0][query : query + 1])
+        expected = by_class[query] * soft_iou(window, inside, torch.tensor([rows]))[0]
+        torch.testing.assert_close(by_frames[query], expected)
+    with pytest.raises(ValueError, match="frame classifier"):
+        span_scores(setting.network().eval()(batch), batch, by_frames=True)
