@@ -79,8 +79,12 @@ class Batch:
 
     def words_layout(self) -> Layout:
         """Lay out the valid words of the queries that are answered."""
+        return self.all_words_layout().leading(self.count)
+
+    def all_words_layout(self) -> Layout:
+        """Lay out the valid words of all queries, those that only lend them included."""
         lengths = self.word_lengths or tuple(self.words_mask.sum(1).tolist())
-        return Layout(lengths[: self.count], self.words.device, self.words.shape[1])
+        return Layout(lengths, self.words.device, self.words.shape[1])
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""

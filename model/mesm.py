@@ -65,8 +65,11 @@ class MesmConfig:
     positions: Literal["attention", "frames"] = "attention"
     """Position codes join queries and keys of the attention only (published), or are added to the projected frames as
     well, so that every later layer sees them."""
-    recurrent: bool = False
+    recurrent_frames: bool = False
     """A bidirectional GRU between aligner and encoder reads each query's frames in order (not in the paper)."""
+    recurrent_words: bool = False
+    """A bidirectional GRU reads each query's projected words in order, so that they know of one another, as those of a
+    text encoder do and GloVe's vectors do not (not in the paper)."""
     encoder_loss: Literal["saliency", "bce", "none"] = "saliency"
     """`saliency`: the published code's contrast of saliency scores; `bce`: a frame classifier, equation 6; `none`:
     neither, and no saliency (an ablation)."""
@@ -225,8 +228,10 @@ class Mesm(nn.Module):
         if config.segment_sentence:
             self.segment_sentence = SegmentSentence(config)
         self.aligner = CrossEncoder(config.aligner_layers, config)
-        if config.recurrent:
-            self.recurrent = RecurrentLayer(dim)
+        if config.recurrent_frames:
+            self.frame_recurrence = RecurrentLayer(dim)
+        if config.recurrent_words:
+            self.word_recurrence = RecurrentLayer(dim)
         self.global_token = nn.Parameter(torch.randn(dim))
         self.global_position = nn.Parameter(torch.randn(dim))
         self.encoder = nn.ModuleList(
@@ -261,6 +266,9 @@ class Mesm(nn.Module):
         projected = self.video_projection(self.video_scaling(batch.video))
         positions = frame_positions(frames, self.config.dim)
         words = self.text_projection(self.text_scaling(batch.words))
+        if self.config.recurrent_words:
+            words_layout = batch.all_words_layout()
+            words = words_layout.pad(self.word_recurrence(words_layout.pack(words), words_layout))
         padded = frames.pad(projected)
         token = self._segment_tokens(batch, padded, words) if self.config.segment_sentence else None
         text, text_mask = _prepend(token, words, batch.words_mask)
@@ -277,8 +285,8 @@ class Mesm(nn.Module):
         enhanced = self._enhance(batch, projected, positions, asked, text_of_query, layout, rows)
         mask = self._cross_mask(layout.mask, text_mask[text_of_query], n)
         aligned = self.aligner(enhanced, row_positions, layout, text.index_select(0, text_of_query), None, mask)
-        if self.config.recurrent:
-            aligned = self.recurrent(aligned, layout)
+        if self.config.recurrent_frames:
+            aligned = self.frame_recurrence(aligned, layout)
         memory_global, memory = self._encode(aligned, row_positions, layout)
         answered = layout.leading(n)
         own = memory[: sum(answered.lengths)]
@@ -428,8 +436,11 @@ class Mesm(nn.Module):
             video, positions = video[:, : inside.shape[1]], positions[:, : inside.shape[1]]
             rows = rows_of(range(n), words.device)
         mask = self._cross_mask(batch.words_mask[:n], inside, n)
+        packed = layout.pack(words)
+        if self.config.recurrent_words:
+            packed = self.word_recurrence(packed, layout)
         rebuilt = self.frame_word(
-            layout.pack(words), None, layout, video, positions, mask, y_rows=rows, words=True
+            packed, None, layout, video, positions, mask, y_rows=rows, words=True
         )
         return self.word_head(rebuilt)
 

@@ -18,7 +18,7 @@ from mesm.pipeline.predictions import load_predictions
 from mesm.pipeline.report_run import write_run_report
 from mesm.pipeline.runs import RunDirectory
 from mesm.pipeline.tables import metrics_table
-from mesm.pipeline.training import training_splits
+from mesm.pipeline.training_data import training_splits
 
 HELD_BACK = "validation"
 """Stands for the queries that were held back from training to choose the best epoch."""

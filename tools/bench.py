@@ -54,7 +54,8 @@ from mesm.pipeline.metrics import evaluate_predictions
 from mesm.pipeline.predictions import Prediction
 from mesm.pipeline.queries import WORD_TABLE_FILE
 from mesm.pipeline.runs import BEST, RunDirectory
-from mesm.pipeline.training import Trainer, load_training_data
+from mesm.pipeline.training import Trainer
+from mesm.pipeline.training_data import load_training_data
 from mesm.tools.published_names import our_name
 from mesm.tools.reference_network import PlainBatch, ReferenceMesm, reference_losses
 from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch

@@ -14,6 +14,7 @@ from mesm.model.layers import RecurrentLayer, Standardise
 from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch
 
 TOLERANCE = 1e-5
+RECIPE_SWITCHES = {"recurrent_frames": True, "recurrent_words": True, "positions": "frames"}
 
 # Parameters of the published networks (MESM's own count), and those among them that are never used.
 PUBLISHED_PARAMETERS = {
@@ -49,7 +50,7 @@ def at_inference(batch: Batch) -> Batch:
     return replace(batch, negative_query=None, word_mask=None, targets=None)
 
 
-@pytest.mark.parametrize("switches", [{}, {"recurrent": True, "positions": "frames", "encoder_loss": "bce"}], ids=str)
+@pytest.mark.parametrize("switches", [{}, RECIPE_SWITCHES], ids=str)
 @pytest.mark.parametrize("name", SETTINGS)
 @torch.no_grad()
 def test_a_query_is_answered_alone_as_in_any_batch(name: str, switches: dict[str, object]) -> None:
@@ -168,7 +169,8 @@ SWITCHES = [
     {"masks": "official"},
     {"masks": "official", "segment_context": "group"},
     {"decoder_layers": 3, "frame_word_layers": 1},
-    {"recurrent": True},
+    {"recurrent_frames": True},
+    {"recurrent_words": True},
     {"positions": "frames"},
 ]
 

@@ -16,7 +16,8 @@ from tiny_training import make_corpus, tiny_config, train_tiny
 from mesm.pipeline.distributed import World
 from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.runs import BEST, LAST, RunDirectory
-from mesm.pipeline.training import Trainer, load_training_data
+from mesm.pipeline.training import Trainer
+from mesm.pipeline.training_data import load_training_data
 
 CPU = torch.device("cpu")
 SURE = ("model.dropout=0", "model.input_dropout=0", "train.epochs=4", "loss.triplet=true")

@@ -35,7 +35,7 @@ from mesm.pipeline.evaluation import (
 from mesm.pipeline.predictions import load_predictions
 from mesm.pipeline.queries import WORD_TABLE_FILE
 from mesm.pipeline.runs import BEST, RunDirectory
-from mesm.pipeline.training import training_splits
+from mesm.pipeline.training_data import training_splits
 
 CPU = torch.device("cpu")
 

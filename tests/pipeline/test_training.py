@@ -28,7 +28,8 @@ from mesm.pipeline import training
 from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.queries import WORD_TABLE_FILE
 from mesm.pipeline.runs import BEST, LAST, RunDirectory
-from mesm.pipeline.training import Trainer, batches_by_length, load_training_data, training_splits
+from mesm.pipeline.training import Trainer
+from mesm.pipeline.training_data import batches_by_length, load_training_data, training_splits
 
 CPU = torch.device("cpu")
 SHORT = ("train.epochs=2",)
