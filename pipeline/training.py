@@ -25,7 +25,7 @@ from mesm.datasets.grouping import epoch_batches
 from mesm.datasets.publishing import remove_stale_temporaries
 from mesm.model import Batch, compute_losses
 from mesm.model.losses import WHOLE, Share
-from mesm.pipeline.config import Config, to_plain
+from mesm.pipeline.config import Config, config_from_plain, to_plain
 from mesm.pipeline.console import ProgressBar, say, silence
 from mesm.pipeline.distributed import ALONE, World, join_world
 from mesm.pipeline.errors import PipelineError
@@ -167,7 +167,9 @@ class Trainer:
                 f"{self.run.path} was trained on other queries, or validated on another split, than the annotations "
                 "and --select-on give now; use the same to resume it, or choose another --out"
             )
-        differences = list(_differences(meta["config"], to_plain(self.config)))
+        # Options that came after the run was begun have their defaults in it.
+        earlier = to_plain(config_from_plain(meta["config"], str(self.run.path)))
+        differences = list(_differences(earlier, to_plain(self.config)))
         differences = [
             d for d in differences if not d.startswith(("extract.", "train.epochs:", "dataset.annotations:"))
         ]

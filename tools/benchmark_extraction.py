@@ -8,7 +8,8 @@ variants of a round are measured one after the other and the rounds repeated, so
 something else disturbs all of them; the best round of each counts. The start of the decode process, which a real
 extraction pays once, is left out by a first film of a moment's length.
 
-* `overhead`: an extraction with an encoder that computes nothing, over plain sequential decoding by the same decoder.
+* `overhead`: an extraction with an encoder that computes nothing, over plain sequential decoding by the same decoder
+  that gives the frames of the encoder as RGB arrays; `overhead_without_rgb`: over decoding that gives none.
 * `together`: two encoders in one run, over decoding + both encoders alone - one decoding.
 * `memory_mb`: peak resident memory, children included, with the film and with one `--longer` times as long.
 """
@@ -99,6 +100,8 @@ def measure_time(film: Path, rounds: int) -> dict[str, Any]:
     small_image, small_clip = IdleEncoder("image", 1.0, 1, work=20), IdleEncoder("clip", 2.0, 32, work=1)
     variants: dict[str, Callable[[], float]] = {
         "decoding": lambda: decode_seconds(film),
+        "decoding, image frames as RGB": lambda: decode_seconds(film, image),
+        "decoding, clip frames as RGB": lambda: decode_seconds(film, clip),
         "idle image encoder": lambda: extract_seconds(film, [image]),
         "idle clip encoder": lambda: extract_seconds(film, [clip]),
         "small image encoder": lambda: extract_seconds(film, [small_image]),
@@ -111,21 +114,27 @@ def measure_time(film: Path, rounds: int) -> dict[str, Any]:
             seconds[name].append(run())
     best = {name: min(values) for name, values in seconds.items()}
     alone = best["small image encoder"] + best["small clip encoder"]
+    idle = {name: best[f"idle {name} encoder"] for name in ("image", "clip")}
     return {
         "seconds": {name: round(value, 3) for name, value in best.items()},
-        "overhead": {
-            name: round(best[f"idle {name} encoder"] / best["decoding"], 3) for name in ("image", "clip")
-        },
+        "overhead": {name: round(s / best[f"decoding, {name} frames as RGB"], 3) for name, s in idle.items()},
+        "overhead_without_rgb": {name: round(s / best["decoding"], 3) for name, s in idle.items()},
         "together": round(best["both small encoders"] / (alone - best["decoding"]), 3),
     }
 
 
-def decode_seconds(film: Path) -> float:
-    """Decode every frame, in order, with the decoder that an extraction would use and one thread."""
+def decode_seconds(film: Path, encoder: IdleEncoder | None = None) -> float:
+    """Decode every frame, in order, with the decoder that an extraction would use and one thread.
+
+    The frames of the encoder, if there is one, are made RGB arrays.
+    """
     started = time.perf_counter()
-    with open_stream(probe(film), threads=1) as stream:
-        for _ in stream.pictures(()):
-            pass
+    info = probe(film)
+    wanted = set() if encoder is None else set(encoder.plan(info).frames.ravel().tolist())
+    with open_stream(info, threads=1) as stream:
+        for _, picture in stream.pictures(wanted):
+            if picture is not None:
+                picture.rgb()
     return time.perf_counter() - started
 
 

@@ -21,6 +21,7 @@ from tiny_training import (
 
 from mesm.datasets.annotations import Annotation
 from mesm.datasets.errors import FeatureError
+from mesm.model.ranking import soft_iou
 from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.evaluate_stage import evaluate
 from mesm.pipeline.evaluation import (
@@ -67,6 +68,26 @@ def test_predictions_are_written_in_the_submission_format(corpus: Path) -> None:
         assert ((windows[:, :2] >= 0) & (windows[:, :2] <= query.duration_s)).all()
         assert len(record["pred_saliency_scores"]) == query.duration_s
     assert len(load_predictions(result.predictions)) == len(queries)
+
+
+def test_answers_ranked_by_frames_overlap_with_them(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", videos=6, test_videos=4)
+    overrides = ["train.epochs=1", "model.encoder_loss=bce"]
+    scores = []
+    for name in ("class", "frames"):
+        run = train_tiny(corpus, tmp_path / name, *overrides, f"evaluate.rank_by={name}")
+        trained = load_trained(run.path, CPU)
+        data = load_evaluation_data(trained, queries_of(corpus, "test"), corpus / "features", CPU)
+        scores.append(predict(trained.model, data, trained.config))
+    for by_class, by_frames in zip(*scores, strict=True):
+        probability = {tuple(window[:2]): window[2] for window in by_class.windows}
+        assert by_frames.saliency is not None
+        inside = torch.from_numpy(by_frames.saliency).sigmoid()[None]
+        for start, end, score in by_frames.windows:
+            window = torch.tensor([[[start, end]]], dtype=torch.float64) / inside.shape[1]
+            overlap = float(soft_iou(window, inside, torch.tensor([inside.shape[1]])))
+            assert score == pytest.approx(probability[start, end] * overlap, abs=2e-4)
+        assert (np.diff(by_frames.windows[:, 2]) <= 0).all()
 
 
 def test_baselines_stand_beside_the_network(corpus: Path) -> None:

@@ -116,6 +116,19 @@ def test_long_video_is_searched_in_pieces_that_cover_it(retriever: MomentRetriev
     assert max(m.end_s for m in result.moments) > size
 
 
+def test_grounding_ranks_as_the_configuration_says(tmp_path: Path) -> None:
+    answers = {}
+    for name in ("class", "frames"):
+        config = load_config("demo", ["model.encoder_loss=bce", f"evaluate.rank_by={name}"])
+        retriever = MomentRetriever.from_checkpoint(save_untrained_run(tmp_path / name, config))
+        streams = (np.random.default_rng(0).standard_normal((300, retriever.encoders[0].dim)).astype(np.float32),)
+        moments = retriever.ground(EncodedVideo(Path("a.mp4"), 300.0, streams), "a dog", top_k=50).moments
+        answers[name] = {(m.start_s, m.end_s): m.score for m in moments}
+    shared = answers["class"].keys() & answers["frames"].keys()
+    assert shared
+    assert all(answers["frames"][window] < answers["class"][window] for window in shared)
+
+
 def test_pieces_repeat_an_answer_once() -> None:
     windows = np.array([[10.0, 20.0, 0.9], [10.1, 20.1, 0.8], [40.0, 50.0, 0.7], [60.0, 60.0, 0.6]])
     assert merge_windows(windows, 100.0, single=False)[:, 2].tolist() == [0.9, 0.7]

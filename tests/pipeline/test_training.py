@@ -113,7 +113,8 @@ def test_run_killed_anywhere_resumes_bit_for_bit(
 @pytest.mark.slow
 def test_averaged_and_cosine_run_killed_twice_resumes_bit_for_bit(corpus: Path, tmp_path: Path) -> None:
     overrides = ["train.ema=0.9", "model.standardise=true", "train.schedule=cosine", "train.warmup_steps=4",
-                 "train.epochs=4", "dataset.max_queries_per_group=1", "loss.triplet=true"]  # fmt: skip
+                 "train.epochs=4", "dataset.max_queries_per_group=1", "loss.triplet=true",
+                 "model.recurrent_frames=true", "model.recurrent_words=true"]  # fmt: skip
     expected = train_tiny(corpus, tmp_path / "straight", *overrides)
     for fault in ("train:step:8", "train:step:9"):
         assert train_killed(corpus, tmp_path / "run", fault, overrides) == -9
@@ -151,6 +152,18 @@ def test_other_configuration_is_refused_with_its_differences(corpus: Path, strai
     assert "train.lr: 0.001 there, 0.1 here" in text
     assert "model.context: none there, attention here" in text
     assert "extract" not in text
+
+
+def test_run_from_before_an_option_existed_goes_on_with_its_default(corpus: Path, tmp_path: Path) -> None:
+    run = train_tiny(corpus, tmp_path / "run", *SHORT)
+    last = run.load(LAST)
+    assert last is not None
+    del last.meta["config"]["model"]["recurrent_words"], last.meta["config"]["evaluate"]["rank_by"]
+    run.save(LAST, last.tensors, last.meta)
+    train_tiny(corpus, tmp_path / "run", "train.epochs=3")
+    assert len(run.metrics()) == 3
+    with pytest.raises(PipelineError, match=r"model\.recurrent_words: False there, True here"):
+        train_tiny(corpus, tmp_path / "run", "train.epochs=4", "model.recurrent_words=true")
 
 
 def test_other_features_are_refused_by_name(tmp_path: Path) -> None:
@@ -299,6 +312,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "frame classifier": ("model.encoder_loss=bce",),
     "no loss of the encoder": ("model.encoder_loss=none",),
     "standardised features": ("model.standardise=true",),
+    "ranking by frames": ("model.encoder_loss=bce", "evaluate.rank_by=frames"),
+    "recurrence": ("model.recurrent_frames=true", "model.recurrent_words=true", "model.positions=frames"),
+    "recurrence in half precision": ("model.recurrent_frames=true", "model.recurrent_words=true",
+                                     "train.precision=bf16"),
     "attention among sentences": ("model.context=attention",),
     "published masks": ("model.masks=official",),
     "own words": ("model.separate_word_feed_forward=true",),
