@@ -32,6 +32,7 @@ from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.evaluation import evaluate_split
 from mesm.pipeline.host_memory import keep_freed_memory
 from mesm.pipeline.metrics import Scores
+from mesm.pipeline.precision import half_precision, product_precision
 from mesm.pipeline.queries import WORD_TABLE_FILE, VectorText
 from mesm.pipeline.report_run import write_run_report
 from mesm.pipeline.runs import BEST, LAST, RunDirectory, optimiser_tensors, restore_optimiser
@@ -235,7 +236,7 @@ class Trainer:
         with_saliency = config.model.encoder_loss == "saliency"
         batch, share = self._own_part(indices, groups, generator, with_saliency)
         torch.manual_seed(int(generator.integers(2**62)) + self.world.rank)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+        with half_precision(self.device, config.train.precision):
             output = self.forward(batch)
         return compute_losses(output.float(), batch, config.loss, share)
 
@@ -401,7 +402,8 @@ def train(
         return run
     if world.leads:
         remove_stale_temporaries(out)
-    trainer.train()
+    with product_precision(config.train.precision):
+        trainer.train()
     if world.leads:
         note = f"The best epoch was chosen by {config.train.select_by} on {data.validation_name}."
         write_run_report(out, notes=[note])

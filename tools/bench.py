@@ -31,7 +31,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -51,6 +50,7 @@ from mesm.pipeline.evaluation import protocol_of
 from mesm.pipeline.grounding import EncodedVideo, MomentRetriever
 from mesm.pipeline.host_memory import keep_freed_memory
 from mesm.pipeline.metrics import evaluate_predictions
+from mesm.pipeline.precision import half_precision, product_precision
 from mesm.pipeline.predictions import Prediction
 from mesm.pipeline.queries import WORD_TABLE_FILE
 from mesm.pipeline.runs import BEST, RunDirectory
@@ -64,6 +64,7 @@ PEAK_SIZE = 2048
 WARM_UP = 2
 LOSS_RTOL = 1e-5
 QUERIES, WINDOWS = 1550, 10
+PRECISIONS = ("fp32", "bf16-products", "bf16")
 
 Step = Callable[[], object]
 
@@ -145,10 +146,9 @@ class Pair:
         self.model = Mesm(self.config).to(self.device)
         self.forward: Any = torch.compile(self.model, dynamic=True) if options.compile else self.model
 
-    def autocast(self) -> Any:
+    def autocast(self) -> torch.autocast:
         """Return the context of the asked precision."""
-        wanted = self.options.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16) if wanted else nullcontext()
+        return half_precision(self.device, self.options.precision)
 
     def losses(self) -> dict[str, torch.Tensor]:
         """Forward and losses of ours."""
@@ -239,6 +239,14 @@ def serve(pipe: Connection, what: str, setting: str, options: argparse.Namespace
     clock = Clock(device)
     if not plain:
         keep_freed_memory()
+    with product_precision(options.precision):
+        answer_requests(pipe, what, setting, options, plain, clock)
+
+
+def answer_requests(
+    pipe: Connection, what: str, setting: str, options: argparse.Namespace, plain: bool, clock: Clock
+) -> None:
+    """Build the form, say what it costs, and time it until nobody asks."""
     pair = Pair(setting, options)
     if plain:
         step = pair.reference_step(what)
@@ -248,8 +256,8 @@ def serve(pipe: Connection, what: str, setting: str, options: argparse.Namespace
         step()
     for _ in range(WARM_UP):
         step()
-    pipe.send({"flops": counter.get_total_flops(), "memory_mb": peak_memory_mb(device)})
-    peak = Peak(device, torch.bfloat16 if options.precision == "bf16" else torch.float32, clock)
+    pipe.send({"flops": counter.get_total_flops(), "memory_mb": peak_memory_mb(clock.device)})
+    peak = Peak(clock.device, torch.bfloat16 if options.precision == "bf16" else torch.float32, clock)
     for request in iter(pipe.recv, None):
         pipe.send(clock(step) if request == "step" else peak.measure())
 
@@ -285,7 +293,9 @@ def bench_network(what: str, setting: str, options: argparse.Namespace) -> dict[
         raise SystemExit(f"{setting}: the losses differ by {difference:.1e} of the plain form's; nothing was measured")
     gc.collect()
     ours = Server(what, setting, options, plain=False)
-    plain = Server(what, setting, options, plain=True) if options.reference else None
+    wanted = options.reference_precision or options.precision
+    plain_options = argparse.Namespace(**{**vars(options), "precision": wanted})
+    plain = Server(what, setting, plain_options, plain=True) if options.reference else None
     times, plain_times, peaks, ratios = [], [], [], []
     for _ in range(options.repeats):
         some = [ours.ask("step") for _ in range(options.inner)]
@@ -305,7 +315,7 @@ def bench_network(what: str, setting: str, options: argparse.Namespace) -> dict[
     }  # fmt: skip
     if plain is not None:
         row |= {
-            "reference_ms_per_step": round(statistics.median(plain_times), 2),
+            "reference_precision": wanted, "reference_ms_per_step": round(statistics.median(plain_times), 2),
             "reference_gflop": round(plain.facts["flops"] / 1e9, 2),
             "reference_peak_memory_mb": round(plain.facts["memory_mb"]),
             "speedup": round(statistics.median(ratios), 2), "loss_difference": difference,
@@ -478,7 +488,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=7, help="rounds; in each the plain form runs once")
     parser.add_argument("--inner", type=int, default=3, help="runs of ours in a round")
     parser.add_argument("--videos", type=int, default=120, help="videos of `epoch`")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--reference-precision", choices=PRECISIONS, help="of the plain form; default: as --precision")
     parser.add_argument("--compile", action="store_true", help="run ours through torch.compile")
     parser.add_argument("--reference", action=argparse.BooleanOptionalAction, default=True, help="run the plain form")
     parser.add_argument("--json", action="store_true", help="one JSON line a result")

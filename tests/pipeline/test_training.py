@@ -321,6 +321,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "own words": ("model.separate_word_feed_forward=true",),
     "triplet": ("loss.triplet=true",),
     "half precision": ("train.precision=bf16",),
+    "products in half precision": ("train.precision=bf16-products",),
     "without FW and SS": ("model.frame_word=false", "model.segment_sentence=false"),
     "no clipping": ("train.clip_norm=0",),
     "pooled": ("dataset.max_rows=5",),
