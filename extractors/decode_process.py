@@ -38,7 +38,7 @@ PICTURES_AHEAD = 16
 """Most pictures that are decoded while an earlier one is converted; a decoder gives several at a time, then none."""
 
 AHEAD_BYTES = 64 * 2**20
-"""Most memory of these pictures, unless `LEAST_AHEAD` need more."""
+"""About the most memory of these pictures, in 8 bits with half the colours, unless `LEAST_AHEAD` need more."""
 
 LEAST_AHEAD = 2
 

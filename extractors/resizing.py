@@ -91,6 +91,8 @@ def bicubic_in_steps(images: torch.Tensor, size: tuple[int, int]) -> torch.Tenso
     """Do what `bicubic` does, in float32: under 1 % of the values differ, by 1 or at most 2."""
     scaled = images.float()
     for step in ((images.shape[2], size[1]), size):
+        if step == tuple(scaled.shape[2:]):
+            continue
         scaled = torch.nn.functional.interpolate(scaled, size=step, mode="bicubic", antialias=True)
         scaled = scaled.round().clamp(0, 255)
     return scaled.to(torch.uint8)

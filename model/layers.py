@@ -195,11 +195,13 @@ class RecurrentLayer(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """(T, D) packed to (T, D)."""
-        sequences = pack_padded_sequence(
-            layout.pad(x), torch.tensor(layout.lengths), batch_first=True, enforce_sorted=False
-        )
-        read, _ = pad_packed_sequence(self.gru(sequences)[0], batch_first=True, total_length=layout.width)
-        return x + layout.pack(read)
+        # Autocast would turn to float16 on GPUs, whose gradients need scaling.
+        with torch.autocast(x.device.type, enabled=False):
+            sequences = pack_padded_sequence(
+                layout.pad(x.float()), torch.tensor(layout.lengths), batch_first=True, enforce_sorted=False
+            )
+            read, _ = pad_packed_sequence(self.gru(sequences)[0], batch_first=True, total_length=layout.width)
+        return x + layout.pack(read).to(x.dtype)
 
 
 class EncoderLayer(nn.Module):

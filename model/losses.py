@@ -81,7 +81,8 @@ def compute_losses(output: Output, batch: Batch, config: LossConfig, share: Shar
             output.saliency, output.negative_saliency, batch.query_mask(), batch.targets, config
         )
     if output.frame_logits is not None:
-        losses["frame"] = frame_loss(output.frame_logits, batch.query_mask(), batch.targets.clip_mask)
+        mask = batch.query_mask()
+        losses["frame"] = frame_loss(output.frame_logits, mask, covered_share(batch.targets, mask))
     if output.word_logits is not None and batch.word_mask is not None:
         losses["rebuild_words"] = word_loss(
             output.word_logits, batch.word_mask.labels, batch.words_layout(), config.label_smoothing
@@ -150,10 +151,23 @@ def rank_loss(score: Tensor, negative: Tensor, mask: Tensor, label: Tensor, temp
     return -mean.mean(0).sum()
 
 
-def frame_loss(logits: Tensor, mask: Tensor, clip_mask: Tensor) -> Tensor:
+def frame_loss(logits: Tensor, mask: Tensor, inside: Tensor) -> Tensor:
     """Binary cross-entropy of each valid frame being inside the moment (equation 6); tensors (N, L)."""
-    loss = F.binary_cross_entropy_with_logits(logits, clip_mask.to(logits.dtype), reduction="none")
+    loss = F.binary_cross_entropy_with_logits(logits, inside.to(logits.dtype), reduction="none")
     return ((loss * mask).sum(1) / mask.sum(1)).mean()
+
+
+def covered_share(targets: Targets, mask: Tensor) -> Tensor:
+    """(N, L): which share of each frame's time the query's windows cover; mask: (N, L), its valid frames.
+
+    Frames share the duration evenly. `Targets.clip_mask` holds whole rows instead, the last one included, as the
+    published losses take them, and counts them in seconds even where rows were pooled.
+    """
+    rows = mask.sum(1)[:, None, None]
+    place = torch.arange(mask.shape[1], device=mask.device)
+    start, end = (targets.windows * rows).unsqueeze(-1).unbind(2)
+    share = (torch.minimum(end, place + 1) - torch.maximum(start, place)).clamp(min=0)
+    return (share * _valid_windows(targets)[..., None]).sum(1).clamp(max=1) * mask
 
 
 def word_loss(logits: Tensor, labels: Tensor, layout: Layout, smoothing: float) -> Tensor:
@@ -192,11 +206,16 @@ def segment_sentence_loss(
 
 def hull_windows(targets: Targets) -> Tensor:
     """(N, 2): from the first start to the last end of each query's windows."""
-    count = torch.tensor(targets.window_counts, device=targets.windows.device)
-    valid = torch.arange(targets.windows.shape[1], device=count.device) < count[:, None]
+    valid = _valid_windows(targets)
     start = targets.windows[..., 0].masked_fill(~valid, float("inf")).amin(1)
     end = targets.windows[..., 1].masked_fill(~valid, float("-inf")).amax(1)
     return torch.stack((start, end), dim=-1)
+
+
+def _valid_windows(targets: Targets) -> Tensor:
+    """(N, M) bool: which windows are no padding."""
+    count = torch.tensor(targets.window_counts, device=targets.windows.device)
+    return torch.arange(targets.windows.shape[1], device=count.device) < count[:, None]
 
 
 def contrast(

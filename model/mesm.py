@@ -63,8 +63,8 @@ class MesmConfig:
     """`attention`: the sentences of a group attend to one another before they see the video. In the published code
     they cannot influence each other."""
     positions: Literal["attention", "frames"] = "attention"
-    """Position codes join queries and keys of the attention only (published), or are added to the projected frames as
-    well, so that every later layer sees them."""
+    """Position codes join queries and keys of the attention only (published), or are added to the projected frames that
+    go through FW-MESM, aligner and encoder as well."""
     recurrent_frames: bool = False
     """A bidirectional GRU between aligner and encoder reads each query's frames in order (not in the paper)."""
     recurrent_words: bool = False
@@ -96,7 +96,7 @@ class Output:
     segment_token: Tensor | None
     """(N, D): the token of SS-MESM, L2-normalised."""
     text: Tensor
-    """(N, 1 + W, D): the token and the projected words."""
+    """(N, 1 + W, D): the token and the projected words, after their recurrence where there is one."""
     text_mask: Tensor
     """(N, 1 + W) bool."""
     word_logits: Tensor | None

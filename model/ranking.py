@@ -11,10 +11,11 @@ from mesm.model.spans import spans_to_windows
 
 
 def span_scores(output: Output, batch: Batch, by_frames: bool = False) -> Tensor:
-    """(N, Q): the probability of each span being the moment, as the class head says.
+    """(N, Q): how much each span looks like the moment, 0 to 1: its probability, as the class head says.
 
-    by_frames: times the overlap of the span with the frames that the frame classifier takes for the moment's; needs
-    `encoder_loss: bce`. The class head has to judge a whole span at once; the classifier learns from every frame.
+    by_frames: that times the overlap of the span with the frames that the frame classifier takes for the moment's;
+    needs `encoder_loss: bce`, and queries with one moment. The class head has to judge a whole span at once; the
+    classifier learns from every frame.
     """
     probability = output.logits[0].softmax(-1)[..., 0]
     if not by_frames:

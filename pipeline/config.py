@@ -150,7 +150,7 @@ class EvaluateConfig:
     batch_groups: int = _number(30, 1)
     rank_by: Literal["class", "frames"] = "class"
     """Answers are ordered by the class head's probability (published), or by that times their overlap with the frames
-    that the frame classifier finds (`model.encoder_loss: bce`)."""
+    that the frame classifier finds (`model.encoder_loss: bce`; for queries with one moment)."""
     published: bool = False
     """Clamp and round predicted times as the published protocol of the dataset does."""
     nms: float = _number(-1.0, -1, 1)
@@ -422,6 +422,8 @@ def _impossible(config: Config) -> Iterator[str]:
         yield f"model: dim must be a multiple of 4 and of heads, found dim {model.dim} and heads {model.heads}"
     if config.evaluate.rank_by == "frames" and model.encoder_loss != "bce":
         yield f"evaluate.rank_by: frames needs model.encoder_loss bce, found {model.encoder_loss}"
+    if config.evaluate.rank_by == "frames" and config.dataset.reader == "qvhighlights":
+        yield "evaluate.rank_by: frames takes one moment a query for granted, qvhighlights has several; use class"
     if config.train.group_by_length and config.dataset.max_queries_per_group:
         yield "train.group_by_length cannot go with dataset.max_queries_per_group, whose batches hold a video once only"
 

@@ -158,8 +158,14 @@ class EncoderLane:
             del self._remains[:count]
 
     def _encode(self, places: list[tuple[VideoRows, int]], clips: list[list[torch.Tensor]]) -> None:
+        sizes = {len(clip) for clip in clips}
+        if len(sizes) > 1:
+            raise PipelineError(
+                f"{self.encoder.name} asks for rows of {', '.join(map(str, sorted(sizes)))} frames; expected as many "
+                "for every row of every video"
+            )
         frames = torch.stack([frame for clip in clips for frame in clip])
-        features = self.encoder.encode(frames.unflatten(0, (len(clips), -1)))
+        features = self.encoder.encode(frames.unflatten(0, (len(clips), *sizes)))
         if features.shape != (len(clips), self.encoder.dim):
             raise PipelineError(
                 f"{self.encoder.name} gave features of shape {tuple(features.shape)} for {len(clips)} rows; "

@@ -28,6 +28,7 @@ from mesm.pipeline.extraction import (
     extract_videos,
     select_videos,
 )
+from mesm.pipeline.host_memory import keep_freed_memory
 from mesm.pipeline.queries import WORD_TABLE_FILE, texts_of
 
 SHOWN = 10
@@ -66,6 +67,7 @@ def extract(
         texts = extract_queries(config, queries, features, device, sources)
         return ExtractReport(ExtractionSummary(0, 0, [], 0, 0.0), texts, ())
     items = select_videos(collect_videos(videos), limit=limit, shard=shard)
+    keep_freed_memory()
     encoders = build_video_encoders(config, device, sources)
     folders = [feature_folder(features, encoder) for encoder in encoders]
     for folder in folders:

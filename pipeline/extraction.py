@@ -44,7 +44,6 @@ from mesm.extractors.probing import SourceFile
 from mesm.extractors.resizing import apply_transform
 from mesm.pipeline.encoder_lane import EncoderLane
 from mesm.pipeline.errors import PipelineError
-from mesm.pipeline.host_memory import keep_freed_memory
 from mesm.pipeline.row_assembly import checked_plan
 
 VIDEO_SUFFIXES = frozenset(
@@ -154,7 +153,6 @@ def extract_videos(
     """
     started = time.monotonic()
     _refuse_repeated(videos)
-    keep_freed_memory()
     with ExitStack() as stack:
         lanes = [
             EncoderLane(encoder, folder, batch_size, flush_rows)

@@ -56,7 +56,8 @@ class Moment:
     start_s: float
     end_s: float
     score: float
-    """Probability, 0 to 1, that this window is the moment."""
+    """0 to 1, higher is better: the probability that this window is the moment, by `evaluate.rank_by: frames` times its
+    overlap with the frames that look like it."""
 
 
 @dataclass(frozen=True)

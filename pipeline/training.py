@@ -213,7 +213,7 @@ class Trainer:
         unread.clear()
 
     def step(self, group_numbers: Sequence[int], step: int) -> StepFigures:
-        """Do one optimiser step. Nothing in it waits for the device, unless queries have several windows."""
+        """Do one optimiser step. Nothing in it waits for the device, but for several windows a query and recurrence."""
         losses = self.losses(group_numbers, step)
         self.optimiser.zero_grad(set_to_none=True)
         # The gradients of several processes are averaged, the losses are shares of a sum.

@@ -37,6 +37,7 @@ from mesm.extractors.probing import probe
 from mesm.extractors.sampling import clip_rows, image_rows
 from mesm.extractors.streams import open_stream
 from mesm.pipeline.extraction import VideoItem, extract_videos
+from mesm.pipeline.host_memory import keep_freed_memory
 
 FILM_SECONDS = 120
 DIM = 16
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--peak-of", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    keep_freed_memory()
     if chosen.peak_of is not None:
         print(peak_memory(chosen.peak_of))
         return

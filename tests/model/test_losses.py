@@ -14,6 +14,7 @@ from mesm.model import LossConfig, Targets, compute_losses
 from mesm.model.layouts import Layout
 from mesm.model.losses import (
     contrast,
+    covered_share,
     frame_loss,
     hull_windows,
     rank_loss,
@@ -108,6 +109,17 @@ def test_triplet_without_frames_is_refused() -> None:
     x = torch.zeros(1, 3)
     with pytest.raises(ValueError, match="triplet"):
         saliency_loss(x, x, torch.ones(1, 3, dtype=torch.bool), truth, LossConfig(triplet=True))
+
+
+def test_frames_are_covered_by_their_share_of_the_windows() -> None:
+    windows = torch.tensor([[[0.25, 0.55], [0.0, 1.0]], [[0.05, 0.15], [0.5, 1.0]], [[0.0, 1.0], [0.2, 0.6]]])
+    mask = torch.ones(3, 10, dtype=torch.bool)
+    mask[2, 4:] = False
+    share = covered_share(targets(windows, (1, 2, 2), mask), mask)
+    expected = [
+        [0, 0, 0.5, 1, 1, 0.5, 0, 0, 0, 0], [0.5, 0.5, 0, 0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+    ]  # fmt: skip
+    torch.testing.assert_close(share, torch.tensor(expected))
 
 
 def test_frame_loss_is_a_mean_over_frames_then_queries() -> None:

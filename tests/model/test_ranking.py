@@ -7,7 +7,8 @@ import pytest
 import torch
 from settings import SETTINGS
 
-from mesm.model import span_scores
+from mesm.model import Targets, span_scores
+from mesm.model.losses import covered_share
 from mesm.model.ranking import soft_iou
 from mesm.model.spans import spans_to_windows
 from mesm.pipeline.postprocessing import temporal_iou
@@ -28,6 +29,20 @@ def test_overlap_counts_frames_by_their_probability() -> None:
     assert soft_iou(window, inside, torch.tensor([4])).item() == pytest.approx(expected)
     padded = torch.nn.functional.pad(inside, (0, 5))
     assert soft_iou(window, padded, torch.tensor([4])).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("rows", "duration_s"), [(194, 250.0), (31, 30.0), (180, 30.0)])
+@pytest.mark.parametrize("moment_s", [(10.0, 15.0), (10.2, 14.1), (28.5, 30.0), (0.0, 1.0)])
+def test_the_moment_overlaps_fully_with_what_its_classifier_learns(
+    rows: int, duration_s: float, moment_s: tuple[float, float]
+) -> None:
+    window = torch.tensor([[moment_s]]) / duration_s
+    mask, nothing = torch.ones(1, rows, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.int64)
+    learnt = covered_share(Targets(window, (1,), mask, mask.float(), nothing, nothing), mask)
+    # A moment that begins inside a row is blurred to that row.
+    blur = min(1.0, 2 * duration_s / rows / (moment_s[1] - moment_s[0]))
+    assert float(soft_iou(window, learnt, mask.sum(1))) >= 1 - 0.5 * blur
+    assert float(soft_iou(window, learnt, mask.sum(1))) > float(soft_iou(window + 0.1, learnt, mask.sum(1)))
 
 
 def test_an_empty_window_overlaps_with_nothing() -> None:

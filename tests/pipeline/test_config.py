@@ -210,3 +210,9 @@ def test_ranking_by_frames_needs_the_frame_classifier() -> None:
     (mistake,) = mistakes("charades-mini", "evaluate.rank_by=frames")
     assert "model.encoder_loss bce" in mistake
     assert load_config("charades-mini", ["evaluate.rank_by=frames", "model.encoder_loss=bce"])
+
+
+def test_ranking_by_frames_takes_one_moment_a_query() -> None:
+    with pytest.raises(ConfigError, match="several; use class"):
+        load_config("qvhighlights-clip-slowfast", recipe="fast")
+    assert load_config("qvhighlights-clip-slowfast", ["evaluate.rank_by=class"], recipe="fast")

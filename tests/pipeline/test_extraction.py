@@ -413,6 +413,25 @@ def test_progress_counts_every_video_in_order(some_films: Callable[..., Path], t
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
+class UnevenEncoder(SeededEncoder):
+    """Asks for more frames a row from every other video."""
+
+    plans = 0
+
+    def plan(self, info: VideoInfo) -> FramePlan:
+        plan = super().plan(info)
+        self.plans += 1
+        return FramePlan(np.repeat(plan.frames, 1 + 2 * (self.plans % 2), axis=1), plan.transform)
+
+
+def test_rows_of_different_numbers_of_frames_are_refused(films: Path, tmp_path: Path) -> None:
+    encoder = UnevenEncoder("uneven", 1, 0.5, tmp_path / "log")
+    folder = FeatureFolder.create_or_open(tmp_path / "features", encoder.name, encoder.spec)
+    items = [VideoItem(name, films / "film0.mp4") for name in "ab"]
+    with pytest.raises(PipelineError, match="uneven asks for rows of 1, 3 frames"):
+        extract_videos(items, [encoder], [folder], batch_size=64)
+
+
 def test_ids_must_differ_and_stay_inside_their_folder(films: Path, tmp_path: Path) -> None:
     encoder = SeededEncoder("image", 1, 0.5, tmp_path / "log")
     folder = FeatureFolder.create_or_open(tmp_path / "features", encoder.name, encoder.spec)
