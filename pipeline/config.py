@@ -131,8 +131,8 @@ class TrainConfig:
     """Decay of the exponential moving average of the weights that is validated and saved as best; 0: none."""
     seed: int = 2019
     precision: Literal["fp32", "bf16-products", "bf16"] = "fp32"
-    """`bf16-products`: float32, but the factors of matrix products are rounded to bf16, which GPUs and processors with
-    AMX compute several times faster; `bf16`: torch's autocast."""
+    """`bf16-products`: float32, but the factors of matrix products are rounded in training steps, to bf16 or TF32, as
+    the device has it; answers are in float32. `bf16`: torch's autocast, answers too."""
     compile: bool = False
     group_by_length: bool = False
     """Batch videos of similar length, which cuts padding; batches are still drawn at random."""

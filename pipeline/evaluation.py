@@ -21,7 +21,7 @@ from mesm.pipeline.distributed import ALONE, World
 from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.metrics import Scores, evaluate_predictions
 from mesm.pipeline.postprocessing import windows_from_spans
-from mesm.pipeline.precision import half_precision, product_precision
+from mesm.pipeline.precision import half_precision
 from mesm.pipeline.predictions import Prediction, save_predictions
 from mesm.pipeline.protocols import Protocol, find_protocol
 from mesm.pipeline.queries import (
@@ -55,7 +55,7 @@ def predict(model: Mesm, data: MomentData, config: Config, world: World = ALONE)
     numbers = world.share(_by_length(data))
     for start in range(0, len(numbers), size):
         indices, groups = data.queries_of(numbers[start : start + size])
-        with product_precision(config.train.precision), half_precision(device, config.train.precision):
+        with half_precision(device, config.train.precision):
             batch = data.batch(indices, groups)
             output = model(batch).float()
         scores = span_scores(output, batch, config.evaluate.rank_by == "frames").cpu().numpy()

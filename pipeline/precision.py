@@ -14,8 +14,8 @@ HALF, PRODUCTS = "bf16", "bf16-products"
 def product_precision(precision: str) -> Iterator[None]:
     """Let products of float32 matrices round their factors to bf16 and add up in float32, if `bf16-products` says so.
 
-    Everything else stays in float32. It is torch's `float32_matmul_precision` "medium", which GPUs, and processors with
-    AMX, compute several times faster; elsewhere it changes nothing. What is set before is set again afterwards.
+    Everything else stays in float32. It is torch's `float32_matmul_precision` "medium": bf16 or TF32 on GPUs, bf16 on
+    processors with AMX; elsewhere it changes nothing. What is set before is set again afterwards.
     """
     before = torch.get_float32_matmul_precision()
     if precision == PRODUCTS:

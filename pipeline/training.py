@@ -214,10 +214,11 @@ class Trainer:
 
     def step(self, group_numbers: Sequence[int], step: int) -> StepFigures:
         """Do one optimiser step. Nothing in it waits for the device, but for several windows a query and recurrence."""
-        losses = self.losses(group_numbers, step)
-        self.optimiser.zero_grad(set_to_none=True)
-        # The gradients of several processes are averaged, the losses are shares of a sum.
-        (losses["total"] * self.world.size).backward()
+        with product_precision(self.config.train.precision):
+            losses = self.losses(group_numbers, step)
+            self.optimiser.zero_grad(set_to_none=True)
+            # The gradients of several processes are averaged, the losses are shares of a sum.
+            (losses["total"] * self.world.size).backward()
         done = self.state.epoch * self.steps_per_epoch + step
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(done)
@@ -402,8 +403,7 @@ def train(
         return run
     if world.leads:
         remove_stale_temporaries(out)
-    with product_precision(config.train.precision):
-        trainer.train()
+    trainer.train()
     if world.leads:
         note = f"The best epoch was chosen by {config.train.select_by} on {data.validation_name}."
         write_run_report(out, notes=[note])
