@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mesm.model import Batch, Layout, Mesm, MesmConfig, compute_losses
 from mesm.model.layers import RecurrentLayer, Standardise
+from mesm.model.losses import covered_share, frame_loss
 from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch
 
 TOLERANCE = 1e-5
@@ -187,6 +188,19 @@ def test_every_parameter_learns_with_every_switch(name: str, switches: dict[str,
     assert torch.isfinite(losses["total"])
     silent = [key for key, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
     assert not silent
+
+
+@torch.no_grad()
+def test_frame_classifier_learns_from_windows_not_from_whole_rows() -> None:
+    setting = SETTINGS["tacos-c3d-glove"]
+    model, batch = setting.network(encoder_loss="bce").eval(), replace(setting.batch(), negative_query=None)
+    assert batch.targets is not None
+    output, rows = model(batch), batch.targets
+    batch.targets = replace(rows, clip_mask=~rows.clip_mask)
+    first = compute_losses(output, batch, setting.loss)["frame"]
+    batch.targets = replace(rows, windows=rows.windows / 2)
+    assert first == frame_loss(output.frame_logits, batch.query_mask(), covered_share(rows, batch.query_mask()))
+    assert compute_losses(output, batch, setting.loss)["frame"] != first
 
 
 @torch.no_grad()

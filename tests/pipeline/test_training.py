@@ -337,6 +337,21 @@ def test_option_trains(corpus: Path, tmp_path: Path, overrides: tuple[str, ...])
     assert all(math.isfinite(value) for value in parts.values())
 
 
+@pytest.mark.parametrize(("precision", "products"), [("fp32", "highest"), ("bf16-products", "medium")])
+def test_products_are_rounded_forward_and_backward_in_a_step_only(
+    corpus: Path, tmp_path: Path, precision: str, products: str
+) -> None:
+    trainer = a_trainer(corpus, tmp_path, f"train.precision={precision}")
+    seen: list[str] = []
+    head = trainer.model.train().class_head
+    head.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    head.weight.register_hook(lambda _: seen.append(torch.get_float32_matmul_precision()))
+    trainer.step(trainer.batches(0)[0], 0)
+    assert set(seen) == {products}
+    assert len(seen) >= 2
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def test_features_are_standardised_as_the_training_split_has_them(corpus: Path, tmp_path: Path) -> None:
     trainer = a_trainer(corpus, tmp_path, "model.standardise=true", "train.ema=0.9")
     data, scaling = trainer.data.train, trainer.model.video_scaling
