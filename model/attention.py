@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mesm.model.elementwise import apply_mask, draw_mask, dropout
+from mesm.model.elementwise import draw_mask, dropout
 from mesm.model.layouts import Block, Layout
+
+LANES = 16
+"""A softmax over fewer scores than a vector register holds is ten times as slow on a CPU as one over so many."""
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -58,6 +61,9 @@ def packed_attention(
         q, k, v = (split_heads(x, heads) for x in (layout.pad(q), k, v))
         return layout.pack(merge_heads(attention(q, k, v, key_mask[:, None, None], p, training)))
     if p > 0:
+        if key_mask is not None and k.shape[1] < LANES:
+            more = LANES - k.shape[1]
+            k, v, key_mask = F.pad(k, (0, 0, 0, more)), F.pad(v, (0, 0, 0, more)), F.pad(key_mask, (0, more))
         return _PackedAttention.apply(q, k, v, layout, key_mask, heads, p)
     results = []
     for block in layout.blocks(heads, None if key_mask is None else k.shape[1]):
@@ -93,14 +99,14 @@ class _PackedAttention(torch.autograd.Function):
         ctx.factors = []
         for block in ctx.blocks:
             queries, keys, values = (_heads(_rows(x, block), heads) for x in (q, k, v))
-            scores = torch.bmm(queries * ctx.scale, keys.transpose(1, 2))
+            scores = _product(queries, keys.transpose(1, 2), ctx.scale)
             visible = _visible(block, key_mask)
             if visible is not None:
                 hidden = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))
                 scores.view(-1, heads, *scores.shape[1:]).add_(hidden)
             weights = torch.softmax(scores, dim=-1, out=scores)
             keep, factor = draw_mask(weights.shape, p)
-            _put(out, block, torch.bmm(apply_mask(weights, keep, factor), values), heads)
+            _put_product(out, block, keep.to(weights.dtype).mul_(weights), values, factor, heads)
             saved += [weights, keep]
             ctx.factors.append(factor)
         ctx.save_for_backward(q, k, v, *saved)
@@ -109,30 +115,40 @@ class _PackedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *saved = ctx.saved_tensors
-        grads = [torch.empty_like(x) for x in (q, k, v)]
+        grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         for number, (block, factor) in enumerate(zip(ctx.blocks, ctx.factors, strict=True)):
             weights, keep = saved[2 * number : 2 * number + 2]
             queries, keys, values, above = (_heads(_rows(x, block), ctx.heads) for x in (q, k, v, gradient))
-            dropped = apply_mask(weights, keep, factor)
-            grad_values = torch.bmm(dropped.transpose(1, 2), above)
-            grad_weights = apply_mask(torch.bmm(above, values.transpose(1, 2), out=dropped), keep, factor)
-            grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-            _put(grads[0], block, torch.bmm(grad_scores, keys).mul_(ctx.scale), ctx.heads)
-            grad_keys = torch.bmm(grad_scores.transpose(1, 2), queries * ctx.scale)
-            _put(grads[1], block, grad_keys, ctx.heads)
-            _put(grads[2], block, grad_values, ctx.heads)
-        return *grads, None, None, None, None
+            mask = keep.to(weights.dtype)
+            dropped = weights * mask
+            _put_product(grad_v, block, dropped.transpose(1, 2), above, factor, ctx.heads)
+            grad_weights = _product(above, values.transpose(1, 2), factor, out=dropped).mul_(mask)
+            grad_scores = torch.ops.aten._softmax_backward_data.out(
+                grad_weights, weights, -1, weights.dtype, grad_input=mask
+            )
+            _put_product(grad_q, block, grad_scores, keys, ctx.scale, ctx.heads)
+            _put_product(grad_k, block, grad_scores.transpose(1, 2), queries, ctx.scale, ctx.heads)
+        return grad_q, grad_k, grad_v, None, None, None, None
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
-    """(n, L, D) to (n * heads, L, D / heads)."""
+    """(n, L, D) to (n * heads, L, D / heads): a view of a single sequence, a copy of several."""
     n, length, dim = x.shape
+    if n == 1:
+        return x.view(length, heads, dim // heads).transpose(0, 1)
     return x.reshape(n, length, heads, dim // heads).transpose(1, 2).contiguous().view(n * heads, length, -1)
 
 
-def _put(out: Tensor, block: Block, x: Tensor, heads: int) -> None:
-    """Write (n * heads, L, D / heads) to where the block's rows, or its sequences, lie."""
-    merged = x.view(-1, heads, *x.shape[1:]).transpose(1, 2)
+def _product(a: Tensor, b: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
+    """factor * a @ b of batches of matrices."""
+    if out is None:
+        out = a.new_empty(a.shape[0], a.shape[1], b.shape[2])
+    return torch.baddbmm(out, a, b, beta=0, alpha=factor, out=out)
+
+
+def _put_product(out: Tensor, block: Block, a: Tensor, b: Tensor, factor: float, heads: int) -> None:
+    """Write factor * a @ b, (n * heads, L, D / heads), to where the block's rows, or its sequences, lie."""
+    merged = _product(a, b, factor).view(-1, heads, a.shape[1], b.shape[2]).transpose(1, 2)
     if out.dim() == 3:
         out[block.first : block.last].view(*merged.shape).copy_(merged)
     elif block.layout is None:

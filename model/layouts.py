@@ -16,6 +16,8 @@ from torch import Tensor
 
 BLOCK_SCORES = 2**20
 """Attention scores that are computed at once on a CPU: 4 MiB of them."""
+LONG = 96
+"""Sequences of so many positions are attended to one by one on a CPU: their heads need no copies then."""
 
 
 class _Pad(torch.autograd.Function):
@@ -161,7 +163,8 @@ class Layout:
         return chosen, rows.to(self.device, non_blocking=True)
 
     def blocks(self, heads: int, keys: int | None = None) -> list[Block]:
-        """Cut the sequences into runs that are attended to at once: as many as `BLOCK_SCORES` scores allow.
+        """Cut the sequences into runs that are attended to at once: as many as `BLOCK_SCORES` scores allow, or
+        a single one that is `LONG`.
 
         keys: keys of every sequence; None: as many as it has positions itself (self-attention).
         """
@@ -170,7 +173,8 @@ class Layout:
         ends = itertools.accumulate(self.lengths)
         for number, (length, end) in enumerate(zip(self.lengths, ends, strict=True)):
             wider = max(width, length)
-            if number > first and (number + 1 - first) * heads * wider * (keys or wider) > BLOCK_SCORES:
+            scores = (number + 1 - first) * heads * wider * (keys or wider)
+            if number > first and (scores > BLOCK_SCORES or (keys is None and wider >= LONG)):
                 found.append(self._block(first, number, start, end - length))
                 first, wider, start = number, length, end - length
             width = wider

@@ -281,10 +281,9 @@ class Mesm(nn.Module):
         row_positions = positions.index_select(0, rows)
         if self.config.positions == "frames":
             projected = projected + positions
-        asked = words.index_select(0, text_of_query)
-        enhanced = self._enhance(batch, projected, positions, asked, text_of_query, layout, rows)
+        enhanced = self._enhance(batch, projected, positions, words, text_of_query, layout, rows)
         mask = self._cross_mask(layout.mask, text_mask[text_of_query], n)
-        aligned = self.aligner(enhanced, row_positions, layout, text.index_select(0, text_of_query), None, mask)
+        aligned = self.aligner(enhanced, row_positions, layout, text, None, mask, y_rows=text_of_query)
         if self.config.recurrent_frames:
             aligned = self.frame_recurrence(aligned, layout)
         memory_global, memory = self._encode(aligned, row_positions, layout)
@@ -316,11 +315,11 @@ class Mesm(nn.Module):
         self, batch: Batch, projected: Tensor, positions: Tensor, words: Tensor, text_of_query: Tensor,
         layout: Layout, rows: Tensor,
     ) -> Tensor:  # fmt: skip
-        """FW-MESM: packed frames of each query, enhanced by its words, (T, D)."""
+        """FW-MESM: packed frames of each query, enhanced by the words (N, W, D) that `text_of_query` takes, (T, D)."""
         if not self.config.frame_word:
             return projected.index_select(0, rows)
         mask = self._cross_mask(layout.mask, batch.words_mask[text_of_query], batch.count)
-        return self.frame_word(projected, positions, layout, words, None, mask, x_rows=rows)
+        return self.frame_word(projected, positions, layout, words, None, mask, x_rows=rows, y_rows=text_of_query)
 
     def _cross_mask(self, query_mask: Tensor, key_mask: Tensor, n: int) -> Tensor:
         """Mask of a cross layer, True = visible: (N, Lk), or (N, heads, Lq, Lk) with the published defect.

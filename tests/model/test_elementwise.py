@@ -147,7 +147,8 @@ def padded_attention(
 
 
 @pytest.mark.parametrize("p", [0.0, 0.25])
-def test_feed_forward_equals_the_formula(monkeypatch: pytest.MonkeyPatch, p: float) -> None:
+@pytest.mark.parametrize("slope_value", [0.3, 2.0, 0.0, -0.3])
+def test_feed_forward_equals_the_formula(monkeypatch: pytest.MonkeyPatch, p: float, slope_value: float) -> None:
     """Dropout draws by a rule that the formula can follow: every third entry is dropped."""
     torch.manual_seed(0)
 
@@ -160,12 +161,18 @@ def test_feed_forward_equals_the_formula(monkeypatch: pytest.MonkeyPatch, p: flo
         return x * keep * factor if p else x
 
     monkeypatch.setattr("mesm.model.feed_forward.draw_mask", every_third)
+    monkeypatch.setattr("mesm.model.elementwise.draw_mask", every_third)
+    monkeypatch.setattr("mesm.model.feed_forward.BLOCK", 3)
     sizes = ((7, 4), (7, 4), (6, 4), (6,), (1,), (4, 6), (4,))
     parts = [torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in sizes]
     residual, x, weight1, bias1, slope, weight2, bias2 = parts
+    with torch.no_grad():
+        slope.fill_(slope_value)
     ours = feed_forward(*parts, p, True)
     expected = residual + drop(F.linear(drop(F.prelu(F.linear(x, weight1, bias1), slope)), weight2, bias2))
     assert torch.allclose(ours, expected)
+    with torch.no_grad():
+        assert torch.allclose(feed_forward(*parts, p, True), expected)
     above = torch.randn_like(ours)
     for one, other in zip(
         torch.autograd.grad(ours, parts, above), torch.autograd.grad(expected, parts, above), strict=True
