@@ -130,9 +130,8 @@ class TrainConfig:
     ema: float = _number(0.0, 0, 0.99999)
     """Decay of the exponential moving average of the weights that is validated and saved as best; 0: none."""
     seed: int = 2019
-    precision: Literal["fp32", "bf16-products", "bf16"] = "fp32"
-    """`bf16-products`: float32, but the factors of matrix products are rounded in training steps, to bf16 or TF32, as
-    the device has it; answers are in float32. `bf16`: torch's autocast, answers too."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: torch's autocast, in training and for answers."""
     compile: bool = False
     group_by_length: bool = False
     """Batch videos of similar length, which cuts padding; batches are still drawn at random."""
@@ -148,9 +147,10 @@ class EvaluateConfig:
     """From predicted spans to the numbers of the table."""
 
     batch_groups: int = _number(30, 1)
-    rank_by: Literal["class", "frames"] = "class"
+    rank_by: Literal["class", "frames", "auto"] = "class"
     """Answers are ordered by the class head's probability (published), or by that times their overlap with the frames
-    that the frame classifier finds (`model.encoder_loss: bce`; for queries with one moment)."""
+    that the frame classifier finds (`frames`: needs `model.encoder_loss: bce` and one moment a query). `auto`: by the
+    frames where that can be."""
     published: bool = False
     """Clamp and round predicted times as the published protocol of the dataset does."""
     nms: float = _number(-1.0, -1, 1)
@@ -169,6 +169,19 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def ranks_by_frames(self) -> bool:
+        """Whether answers are ordered by the frame classifier too, see `EvaluateConfig.rank_by`."""
+        rank_by = self.evaluate.rank_by
+        return rank_by == "frames" or (rank_by == "auto" and next(self.hindrances_to_rank_by_frames(), None) is None)
+
+    def hindrances_to_rank_by_frames(self) -> Iterator[str]:
+        """Say why answers cannot be ordered by the frame classifier, if so."""
+        if self.model.encoder_loss != "bce":
+            yield f"evaluate.rank_by: frames needs model.encoder_loss bce, found {self.model.encoder_loss}"
+        if self.dataset.reader == "qvhighlights":
+            yield "evaluate.rank_by: frames takes one moment a query for granted, qvhighlights has several; use class"
 
     def to_yaml(self) -> str:
         """Write the complete configuration, such that `load_config` reads it back."""
@@ -420,10 +433,8 @@ def _impossible(config: Config) -> Iterator[str]:
         yield "features.video: expected at least one stream, found none"
     if model.heads and (model.dim % model.heads or model.dim % 4):
         yield f"model: dim must be a multiple of 4 and of heads, found dim {model.dim} and heads {model.heads}"
-    if config.evaluate.rank_by == "frames" and model.encoder_loss != "bce":
-        yield f"evaluate.rank_by: frames needs model.encoder_loss bce, found {model.encoder_loss}"
-    if config.evaluate.rank_by == "frames" and config.dataset.reader == "qvhighlights":
-        yield "evaluate.rank_by: frames takes one moment a query for granted, qvhighlights has several; use class"
+    if config.evaluate.rank_by == "frames":
+        yield from config.hindrances_to_rank_by_frames()
     if config.train.group_by_length and config.dataset.max_queries_per_group:
         yield "train.group_by_length cannot go with dataset.max_queries_per_group, whose batches hold a video once only"
 

@@ -58,7 +58,7 @@ def predict(model: Mesm, data: MomentData, config: Config, world: World = ALONE)
         with half_precision(device, config.train.precision):
             batch = data.batch(indices, groups)
             output = model(batch).float()
-        scores = span_scores(output, batch, config.evaluate.rank_by == "frames").cpu().numpy()
+        scores = span_scores(output, batch, config.ranks_by_frames).cpu().numpy()
         spans, saliency = output.spans[0].cpu().numpy(), output.saliency.cpu().numpy()
         durations = np.array([data.duration(i) for i in indices])
         windows = windows_from_spans(spans, scores, durations, protocol)

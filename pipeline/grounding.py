@@ -200,7 +200,7 @@ class MomentRetriever:
             some = pieces[start : start + PIECES_PER_BATCH]
             batch = self._batch([frames for _, _, frames in some], words.vectors)
             output = self.trained.model(batch)
-            scores = span_scores(output, batch, self.config.evaluate.rank_by == "frames").cpu().numpy()
+            scores = span_scores(output, batch, self.config.ranks_by_frames).cpu().numpy()
             spans = output.spans[0].cpu().numpy()
             for (first, rows, frames), score, span, frame_score in zip(
                 some, scores, spans, output.saliency.cpu().numpy(), strict=True

@@ -32,7 +32,7 @@ from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.evaluation import evaluate_split
 from mesm.pipeline.host_memory import keep_freed_memory
 from mesm.pipeline.metrics import Scores
-from mesm.pipeline.precision import half_precision, product_precision
+from mesm.pipeline.precision import half_precision
 from mesm.pipeline.queries import WORD_TABLE_FILE, VectorText
 from mesm.pipeline.report_run import write_run_report
 from mesm.pipeline.runs import BEST, LAST, RunDirectory, optimiser_tensors, restore_optimiser
@@ -214,11 +214,10 @@ class Trainer:
 
     def step(self, group_numbers: Sequence[int], step: int) -> StepFigures:
         """Do one optimiser step. Nothing in it waits for the device, but for several windows a query and recurrence."""
-        with product_precision(self.config.train.precision):
-            losses = self.losses(group_numbers, step)
-            self.optimiser.zero_grad(set_to_none=True)
-            # The gradients of several processes are averaged, the losses are shares of a sum.
-            (losses["total"] * self.world.size).backward()
+        losses = self.losses(group_numbers, step)
+        self.optimiser.zero_grad(set_to_none=True)
+        # The gradients of several processes are averaged, the losses are shares of a sum.
+        (losses["total"] * self.world.size).backward()
         done = self.state.epoch * self.steps_per_epoch + step
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(done)

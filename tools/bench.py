@@ -41,30 +41,26 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mesm.datasets.annotations import Annotation
-from mesm.datasets.fingerprints import text_key
-from mesm.datasets.shards import FeatureFolder
-from mesm.datasets.word_vectors import WordVectors
 from mesm.model import Batch, Mesm, MesmConfig, compute_losses
 from mesm.pipeline.config import load_config, to_plain
 from mesm.pipeline.evaluation import protocol_of
 from mesm.pipeline.grounding import EncodedVideo, MomentRetriever
 from mesm.pipeline.host_memory import keep_freed_memory
 from mesm.pipeline.metrics import evaluate_predictions
-from mesm.pipeline.precision import half_precision, product_precision
+from mesm.pipeline.precision import half_precision
 from mesm.pipeline.predictions import Prediction
-from mesm.pipeline.queries import WORD_TABLE_FILE
 from mesm.pipeline.runs import BEST, RunDirectory
 from mesm.pipeline.training import Trainer
 from mesm.pipeline.training_data import load_training_data
 from mesm.tools.published_names import our_name
 from mesm.tools.reference_network import PlainBatch, ReferenceMesm, reference_losses
 from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch
+from mesm.tools.synthetic_dataset import write_synthetic
 
 PEAK_SIZE = 2048
 WARM_UP = 2
 LOSS_RTOL = 1e-5
 QUERIES, WINDOWS = 1550, 10
-PRECISIONS = ("fp32", "bf16-products", "bf16")
 
 Step = Callable[[], object]
 
@@ -239,14 +235,6 @@ def serve(pipe: Connection, what: str, setting: str, options: argparse.Namespace
     clock = Clock(device)
     if not plain:
         keep_freed_memory()
-    with product_precision(options.precision):
-        answer_requests(pipe, what, setting, options, plain, clock)
-
-
-def answer_requests(
-    pipe: Connection, what: str, setting: str, options: argparse.Namespace, plain: bool, clock: Clock
-) -> None:
-    """Build the form, say what it costs, and time it until nobody asks."""
     pair = Pair(setting, options)
     if plain:
         step = pair.reference_step(what)
@@ -293,9 +281,7 @@ def bench_network(what: str, setting: str, options: argparse.Namespace) -> dict[
         raise SystemExit(f"{setting}: the losses differ by {difference:.1e} of the plain form's; nothing was measured")
     gc.collect()
     ours = Server(what, setting, options, plain=False)
-    wanted = options.reference_precision or options.precision
-    plain_options = argparse.Namespace(**{**vars(options), "precision": wanted})
-    plain = Server(what, setting, plain_options, plain=True) if options.reference else None
+    plain = Server(what, setting, options, plain=True) if options.reference else None
     times, plain_times, peaks, ratios = [], [], [], []
     for _ in range(options.repeats):
         some = [ours.ask("step") for _ in range(options.inner)]
@@ -315,7 +301,7 @@ def bench_network(what: str, setting: str, options: argparse.Namespace) -> dict[
     }  # fmt: skip
     if plain is not None:
         row |= {
-            "reference_precision": wanted, "reference_ms_per_step": round(statistics.median(plain_times), 2),
+            "reference_ms_per_step": round(statistics.median(plain_times), 2),
             "reference_gflop": round(plain.facts["flops"] / 1e9, 2),
             "reference_peak_memory_mb": round(plain.facts["memory_mb"]),
             "speedup": round(statistics.median(ratios), 2), "loss_difference": difference,
@@ -330,51 +316,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
-
-
-def write_synthetic(folder: Path, setting: str, videos: int) -> None:
-    """Write annotations and feature shards of random numbers, with the lengths and queries of the setting's data."""
-    config, shape = load_config(setting), SHAPES[setting]
-    draw = np.random.default_rng(0)
-    queries_each = len(shape.video_of_query) / len(set(shape.group_of_query))
-    lines: list[dict[str, Any]] = []
-    rows_of: dict[str, int] = {}
-    clip_len = config.dataset.clip_len if config.dataset.clip_len > 0 else None
-    words = [f"word{i}" for i in range(400)]
-    for number in range(videos):
-        name = f"video{number:05}_0.0_{number}.0"
-        rows = rows_of[name] = int(draw.integers(min(shape.rows), max(shape.rows) + 1))
-        # TACoS gives every row an equal share of a video; about 4 s there.
-        duration = rows * (config.dataset.clip_len if config.dataset.clip_len > 0 else 4.0)
-        for _ in range(max(1, draw.poisson(queries_each))):
-            start, end = np.sort(draw.uniform(0, duration, 2))
-            query = " ".join(draw.choice(words, int(draw.integers(4, shape.words - 1))))
-            split = "train" if number % 10 else "val"
-            lines.append({
-                "query_id": len(lines), "video_id": name, "query": query, "moments": [[start, max(end, start + 0.5)]],
-                "duration_s": duration, "split": split,
-            })  # fmt: skip
-    (folder / "annotations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    dims = {"clip": 512, "slowfast-8x8-r50": 2304, "vgg16": 4096, "c3d": 4096}
-    for stream in config.features.video:
-        spec = {"encoder": stream.encoder, "dim": dims[stream.encoder], "synthetic": True}
-        with FeatureFolder.create_or_open(folder / "features", stream.encoder, spec).writer() as writer:
-            for name, rows in rows_of.items():
-                features = draw.standard_normal((rows, dims[stream.encoder]), np.float32).astype(np.float16)
-                writer.add(name, {"features": features}, clip_len_s=clip_len)
-            writer.publish()
-    if config.features.text.encoder == "glove":
-        vectors = draw.standard_normal((len(words) + 1, shape.text_dim)).astype(np.float32)
-        vectors[0] = 0
-        WordVectors(("", *words), vectors).save(folder / "features" / WORD_TABLE_FILE)
-        return
-    spec = {"encoder": config.features.text.encoder, "dim": shape.text_dim, "synthetic": True}
-    with FeatureFolder.create_or_open(folder / "features", config.features.text.encoder, spec).writer() as writer:
-        for query in dict.fromkeys(str(line["query"]) for line in lines):
-            ids = np.array([49406, *(1 + words.index(w) for w in query.split()), 49407], np.int64)
-            tokens = draw.standard_normal((len(ids), shape.text_dim), np.float32)
-            writer.add(text_key(query), {"tokens": tokens, "token_ids": ids})
-        writer.publish()
 
 
 def bench_epoch(setting: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -488,8 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=7, help="rounds; in each the plain form runs once")
     parser.add_argument("--inner", type=int, default=3, help="runs of ours in a round")
     parser.add_argument("--videos", type=int, default=120, help="videos of `epoch`")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    parser.add_argument("--reference-precision", choices=PRECISIONS, help="of the plain form; default: as --precision")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--compile", action="store_true", help="run ours through torch.compile")
     parser.add_argument("--reference", action=argparse.BooleanOptionalAction, default=True, help="run the plain form")
     parser.add_argument("--json", action="store_true", help="one JSON line a result")

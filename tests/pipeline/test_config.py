@@ -213,6 +213,15 @@ def test_ranking_by_frames_needs_the_frame_classifier() -> None:
 
 
 def test_ranking_by_frames_takes_one_moment_a_query() -> None:
+    frames = ["evaluate.rank_by=frames"]
     with pytest.raises(ConfigError, match="several; use class"):
-        load_config("qvhighlights-clip-slowfast", recipe="fast")
-    assert load_config("qvhighlights-clip-slowfast", ["evaluate.rank_by=class"], recipe="fast")
+        load_config("qvhighlights-clip-slowfast", frames, recipe="fast")
+    assert load_config("charades-mini", frames, recipe="fast").ranks_by_frames
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "expected"),
+    [("charades-mini", "fast", True), ("qvhighlights-clip-slowfast", "fast", False), ("charades-mini", "", False)],
+)
+def test_answers_are_ranked_by_frames_where_that_can_be(name: str, recipe: str, expected: bool) -> None:
+    assert load_config(name, ["evaluate.rank_by=auto"], recipe).ranks_by_frames is expected

@@ -321,7 +321,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "own words": ("model.separate_word_feed_forward=true",),
     "triplet": ("loss.triplet=true",),
     "half precision": ("train.precision=bf16",),
-    "products in half precision": ("train.precision=bf16-products",),
     "without FW and SS": ("model.frame_word=false", "model.segment_sentence=false"),
     "no clipping": ("train.clip_norm=0",),
     "pooled": ("dataset.max_rows=5",),
@@ -335,21 +334,6 @@ def test_option_trains(corpus: Path, tmp_path: Path, overrides: tuple[str, ...])
     trainer.model.train()
     parts = trainer.step(trainer.batches(0)[0], 0).read()
     assert all(math.isfinite(value) for value in parts.values())
-
-
-@pytest.mark.parametrize(("precision", "products"), [("fp32", "highest"), ("bf16-products", "medium")])
-def test_products_are_rounded_forward_and_backward_in_a_step_only(
-    corpus: Path, tmp_path: Path, precision: str, products: str
-) -> None:
-    trainer = a_trainer(corpus, tmp_path, f"train.precision={precision}")
-    seen: list[str] = []
-    head = trainer.model.train().class_head
-    head.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
-    head.weight.register_hook(lambda _: seen.append(torch.get_float32_matmul_precision()))
-    trainer.step(trainer.batches(0)[0], 0)
-    assert set(seen) == {products}
-    assert len(seen) >= 2
-    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_features_are_standardised_as_the_training_split_has_them(corpus: Path, tmp_path: Path) -> None:
