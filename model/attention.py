@@ -67,15 +67,17 @@ def packed_attention(
         return _PackedAttention.apply(q, k, v, layout, key_mask, heads, p)
     results = []
     for block in layout.blocks(heads, None if key_mask is None else k.shape[1]):
-        queries, keys, values = (split_heads(_rows(x, block), heads) for x in (q, k, v))
+        queries, keys, values = (_heads(x, block, heads) for x in (q, k, v))
         out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=_visible(block, key_mask))
-        results.append(block.pack(merge_heads(out)))
+        results.append(block.merge_heads(out))
     return torch.cat(results)
 
 
-def _rows(x: Tensor, block: Block) -> Tensor:
-    """The sequences of a block, (n, L, D): of a packed tensor, or of one that has a row a sequence."""
-    return block.pad(x[block.start : block.stop]) if x.dim() == 2 else x[block.first : block.last]
+def _heads(x: Tensor, block: Block, heads: int) -> Tensor:
+    """(n, heads, L, D / heads) of a block: of a packed tensor, or of one with a row a sequence."""
+    if x.dim() == 2:
+        return block.split_heads(x[block.start : block.stop], heads)
+    return split_heads(x[block.first : block.last], heads)
 
 
 def _visible(block: Block, key_mask: Tensor | None) -> Tensor | None:
@@ -98,7 +100,7 @@ class _PackedAttention(torch.autograd.Function):
         saved: list[Tensor] = []
         ctx.factors = []
         for block in ctx.blocks:
-            queries, keys, values = (_heads(_rows(x, block), heads) for x in (q, k, v))
+            queries, keys, values = (_matrices(_heads(x, block, heads)) for x in (q, k, v))
             scores = _product(queries, keys.transpose(1, 2), ctx.scale)
             visible = _visible(block, key_mask)
             if visible is not None:
@@ -106,7 +108,7 @@ class _PackedAttention(torch.autograd.Function):
                 scores.view(-1, heads, *scores.shape[1:]).add_(hidden)
             weights = torch.softmax(scores, dim=-1, out=scores)
             keep, factor = draw_mask(weights.shape, p)
-            _put_product(out, block, keep.to(weights.dtype).mul_(weights), values, factor, heads)
+            _put(out, block, _product(keep.to(weights.dtype).mul_(weights), values, factor), heads)
             saved += [weights, keep]
             ctx.factors.append(factor)
         ctx.save_for_backward(q, k, v, *saved)
@@ -118,25 +120,28 @@ class _PackedAttention(torch.autograd.Function):
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         for number, (block, factor) in enumerate(zip(ctx.blocks, ctx.factors, strict=True)):
             weights, keep = saved[2 * number : 2 * number + 2]
-            queries, keys, values, above = (_heads(_rows(x, block), ctx.heads) for x in (q, k, v, gradient))
+            above = _heads(gradient, block, ctx.heads)
+            if block.layout is not None:
+                # What lies at padding must not reach keys and values.
+                above.mul_(block.layout.mask[:, None, :, None])
+            queries, keys, values, above = (
+                _matrices(x) for x in (*(_heads(x, block, ctx.heads) for x in (q, k, v)), above)
+            )
             mask = keep.to(weights.dtype)
             dropped = weights * mask
-            _put_product(grad_v, block, dropped.transpose(1, 2), above, factor, ctx.heads)
+            _put(grad_v, block, _product(dropped.transpose(1, 2), above, factor), ctx.heads)
             grad_weights = _product(above, values.transpose(1, 2), factor, out=dropped).mul_(mask)
             grad_scores = torch.ops.aten._softmax_backward_data.out(
                 grad_weights, weights, -1, weights.dtype, grad_input=mask
             )
-            _put_product(grad_q, block, grad_scores, keys, ctx.scale, ctx.heads)
-            _put_product(grad_k, block, grad_scores.transpose(1, 2), queries, ctx.scale, ctx.heads)
+            _put(grad_q, block, _product(grad_scores, keys, ctx.scale), ctx.heads)
+            _put(grad_k, block, _product(grad_scores.transpose(1, 2), queries, ctx.scale), ctx.heads)
         return grad_q, grad_k, grad_v, None, None, None, None
 
 
-def _heads(x: Tensor, heads: int) -> Tensor:
-    """(n, L, D) to (n * heads, L, D / heads): a view of a single sequence, a copy of several."""
-    n, length, dim = x.shape
-    if n == 1:
-        return x.view(length, heads, dim // heads).transpose(0, 1)
-    return x.reshape(n, length, heads, dim // heads).transpose(1, 2).contiguous().view(n * heads, length, -1)
+def _matrices(x: Tensor) -> Tensor:
+    """(n, heads, L, d) to (n * heads, L, d): a view of a single sequence, else contiguous."""
+    return x[0] if x.shape[0] == 1 else x.contiguous().view(-1, *x.shape[2:])
 
 
 def _product(a: Tensor, b: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
@@ -146,12 +151,12 @@ def _product(a: Tensor, b: Tensor, factor: float, out: Tensor | None = None) -> 
     return torch.baddbmm(out, a, b, beta=0, alpha=factor, out=out)
 
 
-def _put_product(out: Tensor, block: Block, a: Tensor, b: Tensor, factor: float, heads: int) -> None:
-    """Write factor * a @ b, (n * heads, L, D / heads), to where the block's rows, or its sequences, lie."""
-    merged = _product(a, b, factor).view(-1, heads, a.shape[1], b.shape[2]).transpose(1, 2)
-    if out.dim() == 3:
-        out[block.first : block.last].view(*merged.shape).copy_(merged)
-    elif block.layout is None:
-        out[block.start : block.stop].view(*merged.shape).copy_(merged)
-    else:
-        out[block.start : block.stop] = block.layout.pack(merged.flatten(2))
+def _put(out: Tensor, block: Block, x: Tensor, heads: int) -> None:
+    """Write (n * heads, L, D / heads) to where the block's rows, or its sequences, lie."""
+    parts = x.view(-1, heads, *x.shape[1:])
+    if out.dim() == 2 and block.layout is not None:
+        out[block.start : block.stop] = block.merge_heads(parts)
+        return
+    place = out[block.start : block.stop] if out.dim() == 2 else out[block.first : block.last]
+    merged = parts.transpose(1, 2)
+    place.view(*merged.shape).copy_(merged)

@@ -94,6 +94,22 @@ class Block:
         """(last - first, L, D) to (stop - start, D)."""
         return self.layout.pack(padded) if self.layout is not None else padded.flatten(0, 1)
 
+    def split_heads(self, packed: Tensor, heads: int) -> Tensor:
+        """(stop - start, D) to (last - first, heads, L, D / heads), in one pass; padding holds any valid row."""
+        if self.layout is None:
+            return self.pad(packed).view(self.last - self.first, -1, heads, packed.shape[1] // heads).transpose(1, 2)
+        split, _ = self.layout.head_rows(heads)
+        parts = packed.reshape(packed.shape[0] * heads, -1).index_select(0, split)
+        return parts.view(self.last - self.first, heads, self.layout.width, -1)
+
+    def merge_heads(self, parts: Tensor) -> Tensor:
+        """(last - first, heads, L, D / heads) to (stop - start, D)."""
+        heads = parts.shape[1]
+        if self.layout is None:
+            return parts.transpose(1, 2).flatten(2).flatten(0, 1)
+        _, merged = self.layout.head_rows(heads)
+        return parts.reshape(-1, parts.shape[-1]).index_select(0, merged).view(-1, heads * parts.shape[-1])
+
 
 class Layout:
     """Where the valid positions of N sequences lie in a padded batch of width L.
@@ -120,6 +136,8 @@ class Layout:
         """(T,) 1-based position of each packed row in its sequence."""
         self.length_of_row = host_lengths.repeat_interleave(host_lengths).to(device, non_blocking=True)
         """(T,) length of the sequence that each packed row belongs to."""
+        self._blocks: dict[tuple[int, int | None], list[Block]] = {}
+        self._head_rows: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -162,12 +180,33 @@ class Layout:
         rows = starts.repeat_interleave(lengths) + within
         return chosen, rows.to(self.device, non_blocking=True)
 
+    def head_rows(self, heads: int) -> tuple[Tensor, Tensor]:
+        """Where the heads of packed rows lie when every head of every sequence is padded by itself.
+
+        Returns (N * heads * L,) which of the T * heads parts each padded place takes, any valid one at padding, and
+        (T * heads,) the padded place of each part.
+        """
+        if heads not in self._head_rows:
+            row = torch.zeros(len(self) * self.width, dtype=torch.long, device=self.device)
+            row[self.index] = torch.arange(len(self.index), device=self.device)
+            head = torch.arange(heads, device=self.device)
+            split = (row.view(len(self), 1, self.width) * heads + head[:, None]).flatten()
+            sequence, position = self.index // self.width, self.index % self.width
+            merged = ((sequence[:, None] * heads + head) * self.width + position[:, None]).flatten()
+            self._head_rows[heads] = split, merged
+        return self._head_rows[heads]
+
     def blocks(self, heads: int, keys: int | None = None) -> list[Block]:
         """Cut the sequences into runs that are attended to at once: as many as `BLOCK_SCORES` scores allow, or
         a single one that is `LONG`.
 
         keys: keys of every sequence; None: as many as it has positions itself (self-attention).
         """
+        if (heads, keys) not in self._blocks:
+            self._blocks[heads, keys] = self._cut(heads, keys)
+        return self._blocks[heads, keys]
+
+    def _cut(self, heads: int, keys: int | None) -> list[Block]:
         found: list[Block] = []
         first, width, start = 0, 0, 0
         ends = itertools.accumulate(self.lengths)
