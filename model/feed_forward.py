@@ -74,7 +74,7 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight1, slope, weight2, rate, hidden, keep_out = ctx.saved_tensors
-        above = gradient * ctx.factor
+        above = gradient
         if keep_out is not None:
             above = apply_mask(gradient, keep_out, ctx.factor_out * ctx.factor)
         grad_weight2 = above.T @ hidden

@@ -84,20 +84,10 @@ class Block:
     layout: Layout | None
     """How they are padded; None when they are of one length."""
 
-    def pad(self, packed: Tensor) -> Tensor:
-        """(stop - start, D) to (last - first, L, D)."""
-        if self.layout is not None:
-            return self.layout.pad(packed)
-        return packed.view(self.last - self.first, -1, packed.shape[1])
-
-    def pack(self, padded: Tensor) -> Tensor:
-        """(last - first, L, D) to (stop - start, D)."""
-        return self.layout.pack(padded) if self.layout is not None else padded.flatten(0, 1)
-
     def split_heads(self, packed: Tensor, heads: int) -> Tensor:
-        """(stop - start, D) to (last - first, heads, L, D / heads), in one pass; padding holds any valid row."""
+        """(stop - start, D) to (last - first, heads, L, D / heads), in one pass; see `Layout.head_rows`."""
         if self.layout is None:
-            return self.pad(packed).view(self.last - self.first, -1, heads, packed.shape[1] // heads).transpose(1, 2)
+            return packed.view(self.last - self.first, -1, heads, packed.shape[1] // heads).transpose(1, 2)
         split, _ = self.layout.head_rows(heads)
         parts = packed.reshape(packed.shape[0] * heads, -1).index_select(0, split)
         return parts.view(self.last - self.first, heads, self.layout.width, -1)
@@ -183,11 +173,11 @@ class Layout:
     def head_rows(self, heads: int) -> tuple[Tensor, Tensor]:
         """Where the heads of packed rows lie when every head of every sequence is padded by itself.
 
-        Returns (N * heads * L,) which of the T * heads parts each padded place takes, any valid one at padding, and
-        (T * heads,) the padded place of each part.
+        Returns (N * heads * L,) which of the T * heads parts each padded place takes, and (T * heads,) the padded place
+        of each part. Padding takes its own sequence's first row, so that no sequence can reach another.
         """
         if heads not in self._head_rows:
-            row = torch.zeros(len(self) * self.width, dtype=torch.long, device=self.device)
+            row = self._offsets.repeat_interleave(self.width).to(self.device)
             row[self.index] = torch.arange(len(self.index), device=self.device)
             head = torch.arange(heads, device=self.device)
             split = (row.view(len(self), 1, self.width) * heads + head[:, None]).flatten()

@@ -149,8 +149,8 @@ class EvaluateConfig:
     batch_groups: int = _number(30, 1)
     rank_by: Literal["class", "frames", "auto"] = "class"
     """Answers are ordered by the class head's probability (published), or by that times their overlap with the frames
-    that the frame classifier finds (`frames`: needs `model.encoder_loss: bce` and one moment a query). `auto`: by the
-    frames where that can be."""
+    that the frame classifier finds (`frames`: needs `model.encoder_loss: bce`, and takes one moment a query for
+    granted). `auto`: by the frames, but for the saliency loss and for the reader `qvhighlights`."""
     published: bool = False
     """Clamp and round predicted times as the published protocol of the dataset does."""
     nms: float = _number(-1.0, -1, 1)

@@ -99,8 +99,9 @@ def test_attention_drops_weights_only_when_training() -> None:
 @pytest.mark.parametrize("lengths", [[5, 5, 5], [5, 2, 7, 7, 1]])
 @pytest.mark.parametrize("cross", [False, True])
 @pytest.mark.parametrize("scores", [30, 2**20])
+@pytest.mark.parametrize("wide", [6, 20])
 def test_packed_attention_equals_the_padded_one_with_the_same_mask(
-    monkeypatch: pytest.MonkeyPatch, lengths: list[int], cross: bool, scores: int
+    monkeypatch: pytest.MonkeyPatch, lengths: list[int], cross: bool, scores: int, wide: int
 ) -> None:
     """Also with dropout: what is drawn is replaced by a rule that both forms follow."""
     monkeypatch.setattr(layouts, "BLOCK_SCORES", scores)
@@ -108,9 +109,9 @@ def test_packed_attention_equals_the_padded_one_with_the_same_mask(
     n, heads, dim = len(lengths), 2, 8
     layout = Layout(lengths)
     q = torch.randn(sum(lengths), dim)
-    key_mask = torch.rand(n, 6) < 0.7
+    key_mask = torch.rand(n, wide) < 0.7
     key_mask[:, 2] = True
-    k, v = (torch.randn(n, 6, dim) if cross else torch.randn(sum(lengths), dim) for _ in range(2))
+    k, v = (torch.randn(n, wide, dim) if cross else torch.randn(sum(lengths), dim) for _ in range(2))
     above = torch.randn_like(q)
     for p in (0.0, 0.25):
         if p:
@@ -178,6 +179,20 @@ def test_feed_forward_equals_the_formula(monkeypatch: pytest.MonkeyPatch, p: flo
         torch.autograd.grad(ours, parts, above), torch.autograd.grad(expected, parts, above), strict=True
     ):
         assert torch.allclose(one, other)
+
+
+def test_feed_forward_trains_in_half_precision() -> None:
+    torch.manual_seed(0)
+    sizes = ((7, 4), (7, 4), (6, 4), (6,), (1,), (4, 6), (4,))
+    parts = [torch.rand(*size, requires_grad=True) for size in sizes]
+    grads = []
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = feed_forward(*parts, 0.0, True)
+        grads.append(torch.autograd.grad(out.float().sum(), parts))
+    for half, full in zip(*grads, strict=True):
+        assert torch.allclose(half, full, rtol=0.05)
+    assert not torch.equal(grads[0][1], grads[1][1])
 
 
 def test_add_dropped_is_a_sum_with_dropout() -> None:

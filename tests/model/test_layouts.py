@@ -73,8 +73,28 @@ def test_blocks_hold_every_sequence_once_and_few_scores(monkeypatch: pytest.Monk
             longest = max(layout.lengths[block.first : block.last])
             count = block.last - block.first
             assert count == 1 or count * 2 * longest * (keys or longest) <= 100
-            rows = packed[block.start : block.stop]
-            assert torch.equal(block.pack(block.pad(rows)), rows)
+
+
+def test_long_sequences_are_attended_to_alone_by_themselves_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "LONG", 5)
+
+    def runs(keys: int | None) -> list[tuple[int, int]]:
+        return [(block.first, block.last) for block in Layout([3, 5, 9, 2, 2]).blocks(2, keys)]
+
+    assert runs(None) == [(0, 1), (1, 2), (2, 3), (3, 5)]
+    assert runs(4) == [(0, 5)]
+
+
+@pytest.mark.parametrize("lengths", [[4, 4, 4], [3, 5, 1]])
+def test_heads_of_a_block_are_split_and_merged(lengths: list[int]) -> None:
+    layout, heads = Layout(lengths), 3
+    packed = torch.randn(sum(lengths), 6)
+    (block,) = layout.blocks(heads)
+    parts = block.split_heads(packed, heads)
+    for number, rows in enumerate(packed.split(lengths)):
+        assert torch.equal(parts[number, :, : len(rows)], rows.view(-1, heads, 2).transpose(0, 1))
+        assert (parts[number, :, len(rows) :] == parts[number, :, :1]).all()
+    assert torch.equal(block.merge_heads(parts), packed)
 
 
 def test_leading_sequences_and_the_sequence_of_each_row() -> None:

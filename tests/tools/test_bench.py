@@ -25,16 +25,12 @@ def test_scoring_a_whole_split_takes_less_than_half_a_second(capsys: pytest.Capt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "precision"), [("train-step", "fp32"), ("infer", "fp32"), ("infer", "bf16")])
-def test_both_forms_are_timed_and_agree(capsys: pytest.CaptureFixture[str], what: str, precision: str) -> None:
-    numbers = ("--precision", precision, "--repeats", "2", "--inner", "1")
-    (row,) = rows(capsys, what, "--setting", "charades-clip-slowfast", *numbers)
+@pytest.mark.parametrize("what", ["train-step", "infer"])
+def test_both_forms_are_timed_and_agree(capsys: pytest.CaptureFixture[str], what: str) -> None:
+    (row,) = rows(capsys, what, "--setting", "charades-clip-slowfast", "--repeats", "2", "--inner", "1")
     assert set(row) >= KEYS
-    assert row["precision"] == precision
     assert row["loss_difference"] < 1e-5
-    assert row["speedup"] > 0
-    if precision == "fp32":  # rounding pays on some processors only
-        assert row["speedup"] > 1
+    assert row["speedup"] > 1
     assert 0 < row["peak_fraction"] < 1
     assert row["useful_gflop"] < row["reference_gflop"]
 
