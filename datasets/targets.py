@@ -41,6 +41,23 @@ class QueryTargets:
     spans: np.ndarray
     """(moments, 2) float32 (centre, width) as fractions of the video."""
 
+    def extent(self) -> tuple[int, int]:
+        """Return the rows [first, stop) that all moments, and all rows inside, lie in."""
+        rows, inside = len(self.clip_mask), np.flatnonzero(self.clip_mask)
+        first = min(self.start_idx, int(inside[0]), int(np.floor(self.windows.min() * rows)))
+        stop = max(self.end_idx + 1, int(inside[-1]) + 1, int(np.ceil(self.windows.max() * rows)))
+        return max(first, 0), min(stop, rows)
+
+    def cropped(self, first: int, stop: int) -> QueryTargets:
+        """Return the targets on rows [first, stop) of the video, which must hold `extent`."""
+        rows, own = len(self.clip_mask), slice(first, stop)
+        windows = ((self.windows * rows - first) / (stop - first)).clip(0, 1).astype(np.float32)
+        spans = np.stack((windows.mean(1), windows[:, 1] - windows[:, 0]), axis=1)
+        return QueryTargets(
+            self.start_idx - first, self.end_idx - first, self.clip_mask[own], self.relevant[own], self.saliency[own],
+            windows, spans,
+        )  # fmt: skip
+
 
 def query_targets(
     annotation: Annotation, rows: int, clip_len_s: float, *, length_from: LengthSource = "duration"

@@ -64,14 +64,22 @@ class FrameTable:
                 )
         return cls({video: read_video(folders, video, config) for video in dict.fromkeys(video_ids)}, device)
 
-    def take(self, video_ids: Sequence[str]) -> tuple[Tensor, Layout]:
-        """Gather the packed frames (T, D) of the given videos."""
-        lengths = [self.lengths[video] for video in video_ids]
-        starts = np.repeat([self._starts[video] for video in video_ids], lengths)
+    def take(
+        self, video_ids: Sequence[str], crops: Mapping[str, tuple[int, int]] | None = None
+    ) -> tuple[Tensor, Layout]:
+        """Gather the packed frames (T, D) of the given videos; of those in `crops`, the rows [first, stop) only."""
+        crops = crops or {}
+        ranges = np.array([crops.get(video, (0, self.lengths[video])) for video in video_ids])
+        lengths = ranges[:, 1] - ranges[:, 0]
+        starts = np.repeat([self._starts[video] for video in video_ids] + ranges[:, 0], lengths)
         ends = np.cumsum(lengths)
         within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
-        index = torch.from_numpy(starts + within).to(self.rows.device, non_blocking=True)
-        return self.rows.index_select(0, index), Layout(lengths, self.rows.device)
+        rows = self.rows.index_select(0, _tensor(starts + within, self.rows.device))
+        if crops:
+            # The temporal endpoints are those of what is left.
+            endpoints = np.stack((within, within + 1), axis=1) / np.repeat(lengths, lengths)[:, None]
+            rows[:, -2:] = _tensor(endpoints.astype(np.float32), rows.device)
+        return rows, Layout(lengths.tolist(), self.rows.device)
 
     def blanked(self) -> FrameTable:
         """Return these videos with nothing to see: zeros but for the two temporal endpoint columns."""
@@ -147,6 +155,9 @@ def check_durations(folders: Sequence[FeatureFolder], annotations: Sequence[Anno
         if problems:
             warnings.append(f"rows and annotated durations differ by more than a clip in {text}")
     return "; ".join(warnings) or None
+
+
+_Crops = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -240,23 +251,25 @@ class MomentData:
 
     def batch(
         self, indices: Sequence[int], groups: Sequence[int], generator: np.random.Generator | None = None,
-        with_saliency: bool = True, part: range | None = None,
+        with_saliency: bool = True, part: range | None = None, crop: float = 0.0,
     ) -> Batch:  # fmt: skip
         """Cut a batch. With a generator it is one to train on: negatives, masked words and targets are drawn.
+
+        crop: probability that of a video only a random part is shown, which holds the moments of all its queries.
 
         part: places in `indices` of the queries that are answered, when another process answers the rest. What is drawn
         is the same as without it.
         """
         if generator is None:
             return self._inputs(indices, groups)
-        lengths = np.array([self.frames.lengths[self.annotations[i].video_id] for i in indices])
+        crops = self._crops(indices, crop, generator) if crop > 0 else {}
         negative = draw_negatives(np.asarray(groups), generator) if with_saliency else None
         words, masks = self._word_masks(indices, generator)
-        targets = self._targets(indices, lengths, generator)
+        targets = self._targets(indices, crops, generator)
         own = np.arange(len(indices)) if part is None else np.arange(part.start, part.stop)
         lent = np.array([], int) if negative is None else np.setdiff1d(negative[own], own)
         order = np.concatenate((own, lent))
-        batch = self._inputs([indices[i] for i in order], [groups[i] for i in order])
+        batch = self._inputs([indices[i] for i in order], [groups[i] for i in order], crops)
         device, widest = batch.words.device, batch.frames.width
         batch.answered = len(own) if len(lent) else 0
         if negative is not None:
@@ -268,11 +281,27 @@ class MomentData:
         batch.targets = targets.rows(own, widest, device)
         return batch
 
-    def _inputs(self, indices: Sequence[int], groups: Sequence[int]) -> Batch:
+    def _crops(self, indices: Sequence[int], chance: float, generator: np.random.Generator) -> _Crops:
+        """Draw which videos of a batch are cropped, and to which rows [first, stop)."""
+        extents: dict[str, tuple[int, int]] = {}
+        for i in indices:
+            targets, video = self._queries[i].targets, self.annotations[i].video_id
+            if targets is not None:
+                first, stop = targets.extent()
+                before = extents.get(video, (first, stop))
+                extents[video] = min(first, before[0]), max(stop, before[1])
+        crops: dict[str, tuple[int, int]] = {}
+        for (video, (first, stop)), draws in zip(extents.items(), generator.random((len(extents), 3)), strict=True):
+            if draws[0] < chance:
+                left = self.frames.lengths[video] - stop
+                crops[video] = int(draws[1] * (first + 1)), stop + int(draws[2] * (left + 1))
+        return crops
+
+    def _inputs(self, indices: Sequence[int], groups: Sequence[int], crops: _Crops | None = None) -> Batch:
         """Cut what the network reads."""
         videos = list(dict.fromkeys(self.annotations[i].video_id for i in indices))
         number = {video: n for n, video in enumerate(videos)}
-        frames, layout = self.frames.take(videos)
+        frames, layout = self.frames.take(videos, crops)
         words, words_mask = self._word_batch(indices)
         return Batch(
             video=frames,
@@ -306,7 +335,10 @@ class MomentData:
             unknown[row, :width] = query.unknown
         return draw_masked_words(weights, lengths, generator), (unknown, labels)
 
-    def _targets(self, indices: Sequence[int], lengths: np.ndarray, generator: np.random.Generator) -> _Targets:
+    def _targets(self, indices: Sequence[int], crops: _Crops, generator: np.random.Generator) -> _Targets:
+        videos = [self.annotations[i].video_id for i in indices]
+        ranges = np.array([crops.get(video, (0, self.frames.lengths[video])) for video in videos])
+        lengths = ranges[:, 1] - ranges[:, 0]
         shape = (len(indices), int(lengths.max()))
         clip_mask, relevant = np.zeros(shape, bool), np.zeros(shape, bool)
         saliency = np.zeros(shape, np.float32)
@@ -315,6 +347,8 @@ class MomentData:
             targets = self._queries[i].targets
             if targets is None:
                 raise FeatureError(f"query {self.annotations[i].query_id} has no moment and cannot be trained on")
+            if videos[row] in crops:
+                targets = targets.cropped(*crops[videos[row]])
             rows = len(targets.clip_mask)
             clip_mask[row, :rows], relevant[row, :rows] = targets.clip_mask, targets.relevant
             saliency[row, :rows] = targets.saliency

@@ -127,6 +127,9 @@ class TrainConfig:
     """Largest global norm of the gradient; 0: no clipping."""
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = _number(0, 0)
+    crop: float = _number(0.0, 0, 1)
+    """Probability that a step sees a random part of a video only, which holds the moments of all its queries; so that
+    it is less easily learnt by heart where moments lie (not in the paper)."""
     ema: float = _number(0.0, 0, 0.99999)
     """Decay of the exponential moving average of the weights that is validated and saved as best; 0: none."""
     seed: int = 2019

@@ -246,11 +246,12 @@ class Trainer:
         """Cut the queries that this process answers, and say what share of the batch they are."""
         data, world = self.data.train, self.world
         if world.size == 1:
-            return data.batch(indices, groups, generator, with_saliency), WHOLE
+            return data.batch(indices, groups, generator, with_saliency, crop=self.config.train.crop), WHOLE
         own = world.share(sorted(set(groups)))
         # Everybody takes part in a step; without a group of its own a process answers the first one for nothing.
         members = [place for place, group in enumerate(groups) if group in (own or groups[:1])]
-        batch = data.batch(indices, groups, generator, with_saliency, range(members[0], members[-1] + 1))
+        part = range(members[0], members[-1] + 1)
+        batch = data.batch(indices, groups, generator, with_saliency, part, self.config.train.crop)
         assert batch.targets is not None
         windows = sum(batch.targets.window_counts)
         if not own:

@@ -102,6 +102,20 @@ def test_saliency_marks_the_rows_with_a_score_and_lists_all_relevant_ones() -> N
     assert np.flatnonzero(targets.relevant).tolist() == [3, 4, 9]
 
 
+def test_cropped_targets_hold_every_moment() -> None:
+    saliency = Saliency((2,), ((3.0, 3.0, 3.0),))
+    for targets, extent in (
+        (query_targets(annotation((6, 10), (15, 17), duration=20.0), 10, 2.0), (3, 9)),
+        (query_targets(annotation((6, 10), (15, 17), duration=20.0, saliency=saliency), 10, 2.0), (2, 9)),
+    ):
+        assert targets.extent() == extent
+        cropped = targets.cropped(2, 9)
+        assert np.array_equal(cropped.clip_mask, targets.clip_mask[2:9])
+        assert (cropped.start_idx, cropped.end_idx) == (targets.start_idx - 2, targets.end_idx - 2)
+        np.testing.assert_allclose(cropped.windows * 7 * 2 + 4, [[6, 10], [15, 17]], rtol=1e-5)
+        np.testing.assert_allclose(cropped.spans[:, 1] * 7 * 2, [4, 2], rtol=1e-5)
+
+
 def test_saliency_is_spread_over_rows_of_another_length() -> None:
     saliency = Saliency((1,), ((1.0, 1.0, 1.0),))
     assert np.flatnonzero(

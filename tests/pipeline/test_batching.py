@@ -124,6 +124,43 @@ def test_targets_of_a_batch_are_those_of_its_queries(corpus: Path) -> None:
         assert (targets.negative[row] < duration).all()
 
 
+def test_cropped_videos_hold_the_same_moments(corpus: Path) -> None:
+    data = load(corpus)
+    indices, groups = data.queries_of(range(len(data.groups)))
+    whole = data.batch(indices, groups, np.random.default_rng(0), crop=0.0)
+    cut = data.batch(indices, groups, np.random.default_rng(0), crop=1.0)
+    assert whole.targets is not None
+    assert cut.targets is not None
+    assert cut.video_of_query == whole.video_of_query
+    parts, videos = cut.video.split(cut.frames.lengths), whole.video.split(whole.frames.lengths)
+    firsts = []
+    for part, video in zip(parts, videos, strict=True):
+        (first,) = (i for i in range(len(video)) if torch.equal(part[:, :-2], video[i : i + len(part), :-2]))
+        firsts.append(first)
+        edges = torch.arange(len(part) + 1) / len(part)
+        torch.testing.assert_close(part[:, -2:], torch.stack((edges[:-1], edges[1:]), dim=1))
+    assert any(firsts)
+    assert any(first + len(part) < len(video) for first, part, video in zip(firsts, parts, videos, strict=True))
+    for row, number in enumerate(cut.video_of_query):
+        first, length, rows = firsts[number], len(parts[number]), len(videos[number])
+        window = whole.targets.windows[row, 0] * rows
+        torch.testing.assert_close(cut.targets.windows[row, 0] * length + first, window, atol=1e-4, rtol=0)
+        inside = cut.targets.clip_mask[row, :length]
+        assert torch.equal(inside, whole.targets.clip_mask[row, first : first + length])
+        assert inside.sum() == whole.targets.clip_mask[row].sum()
+        assert not cut.targets.clip_mask[row, length:].any()
+
+
+def test_a_share_of_the_videos_is_cropped(corpus: Path) -> None:
+    data = load(corpus)
+    indices, groups = data.queries_of(range(len(data.groups)))
+    whole = np.array(data.batch(indices, groups).frames.lengths)
+    generator = np.random.default_rng(0)
+    cropped = [data.batch(indices, groups, generator, crop=0.3).frames.lengths != whole for _ in range(100)]
+    assert 0.1 < np.mean(cropped) < 0.3
+    assert np.std([step.sum() for step in np.array(cropped)]) > 0
+
+
 def test_a_batch_is_a_function_of_its_generator(corpus: Path) -> None:
     data = load(corpus)
     indices, groups = data.queries_of(range(6))

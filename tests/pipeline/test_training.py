@@ -323,6 +323,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "half precision": ("train.precision=bf16",),
     "without FW and SS": ("model.frame_word=false", "model.segment_sentence=false"),
     "no clipping": ("train.clip_norm=0",),
+    "cropped videos": ("train.crop=0.7", "loss.triplet=true"),
     "pooled": ("dataset.max_rows=5",),
     "shared duration": ("dataset.clip_len=-1",),
 }
