@@ -38,8 +38,11 @@ class QueryTargets:
     """(L,) float32: `clip_mask` as 0 and 1; with saliency, the sum of the annotators' scores."""
     windows: np.ndarray
     """(moments, 2) float32 (start, end) as fractions of the video."""
-    spans: np.ndarray
-    """(moments, 2) float32 (centre, width) as fractions of the video."""
+
+    @property
+    def spans(self) -> np.ndarray:
+        """(moments, 2) float32 (centre, width) as fractions of the video."""
+        return np.stack([self.windows.mean(axis=1), self.windows[:, 1] - self.windows[:, 0]], axis=1)
 
     def extent(self) -> tuple[int, int]:
         """Return the rows [first, stop) that all moments, and all rows inside, lie in."""
@@ -52,10 +55,9 @@ class QueryTargets:
         """Return the targets on rows [first, stop) of the video, which must hold `extent`."""
         rows, own = len(self.clip_mask), slice(first, stop)
         windows = ((self.windows * rows - first) / (stop - first)).clip(0, 1).astype(np.float32)
-        spans = np.stack((windows.mean(1), windows[:, 1] - windows[:, 0]), axis=1)
         return QueryTargets(
             self.start_idx - first, self.end_idx - first, self.clip_mask[own], self.relevant[own], self.saliency[own],
-            windows, spans,
+            windows,
         )  # fmt: skip
 
 
@@ -91,7 +93,6 @@ def query_targets(
         relevant=relevant,
         saliency=scores,
         windows=windows.astype(np.float32),
-        spans=np.stack([windows.mean(axis=1), windows[:, 1] - windows[:, 0]], axis=1).astype(np.float32),
     )
 
 

@@ -124,9 +124,8 @@ class _PackedAttention(torch.autograd.Function):
             if block.layout is not None:
                 # What lies at padding must not reach keys and values.
                 above.mul_(block.layout.mask[:, None, :, None])
-            queries, keys, values, above = (
-                _matrices(x) for x in (*(_heads(x, block, ctx.heads) for x in (q, k, v)), above)
-            )
+            above = _matrices(above)
+            queries, keys, values = (_matrices(_heads(x, block, ctx.heads)) for x in (q, k, v))
             mask = keep.to(weights.dtype)
             dropped = weights * mask
             _put(grad_v, block, _product(dropped.transpose(1, 2), above, factor), ctx.heads)

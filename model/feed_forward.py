@@ -16,6 +16,7 @@ from torch import Tensor
 from mesm.model.elementwise import apply_mask, draw_mask, dropout, prelu
 
 BLOCK = 512
+"""Rows whose gradient is passed over at once, so that it stays in the cache."""
 LEAST_SLOPE = 1e-3
 """Below it the gradient of the slope cannot be had from what is behind the activation."""
 
@@ -43,8 +44,8 @@ def feed_forward(
 class _FeedForward(torch.autograd.Function):
     """With z = W1 x + b1, the hidden layer behind its dropout is z * rate, where rate is 0, the slope or 1.
 
-    The dropout's factor goes into the products. Where z < 0, slope * z * rate' = z * rate, so that the gradient of the
-    slope needs nothing but the hidden layer.
+    The dropout's factor goes into the products. An entry's derivative by the slope is z where z < 0 and it is kept,
+    which is hidden / slope, else 0: the gradient of the slope needs nothing but the hidden layer.
     """
 
     @staticmethod

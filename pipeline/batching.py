@@ -37,6 +37,9 @@ RESIDENT_SHARE = 0.5
 """Share of the free memory that the frames may take before they are mapped from a file instead."""
 SHOWN = 10
 
+Crops = Mapping[str, tuple[int, int]]
+"""The rows [first, stop) that are shown of some videos, by their names."""
+
 
 class FrameTable:
     """The prepared frames of many videos in one tensor (rows, D), on a device or mapped from a temporary file."""
@@ -65,7 +68,7 @@ class FrameTable:
         return cls({video: read_video(folders, video, config) for video in dict.fromkeys(video_ids)}, device)
 
     def take(
-        self, video_ids: Sequence[str], crops: Mapping[str, tuple[int, int]] | None = None
+        self, video_ids: Sequence[str], crops: Crops | None = None
     ) -> tuple[Tensor, Layout]:
         """Gather the packed frames (T, D) of the given videos; of those in `crops`, the rows [first, stop) only."""
         crops = crops or {}
@@ -155,9 +158,6 @@ def check_durations(folders: Sequence[FeatureFolder], annotations: Sequence[Anno
         if problems:
             warnings.append(f"rows and annotated durations differ by more than a clip in {text}")
     return "; ".join(warnings) or None
-
-
-_Crops = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class MomentData:
         batch.targets = targets.rows(own, widest, device)
         return batch
 
-    def _crops(self, indices: Sequence[int], chance: float, generator: np.random.Generator) -> _Crops:
+    def _crops(self, indices: Sequence[int], chance: float, generator: np.random.Generator) -> Crops:
         """Draw which videos of a batch are cropped, and to which rows [first, stop)."""
         extents: dict[str, tuple[int, int]] = {}
         for i in indices:
@@ -297,7 +297,7 @@ class MomentData:
                 crops[video] = int(draws[1] * (first + 1)), stop + int(draws[2] * (left + 1))
         return crops
 
-    def _inputs(self, indices: Sequence[int], groups: Sequence[int], crops: _Crops | None = None) -> Batch:
+    def _inputs(self, indices: Sequence[int], groups: Sequence[int], crops: Crops | None = None) -> Batch:
         """Cut what the network reads."""
         videos = list(dict.fromkeys(self.annotations[i].video_id for i in indices))
         number = {video: n for n, video in enumerate(videos)}
@@ -335,7 +335,7 @@ class MomentData:
             unknown[row, :width] = query.unknown
         return draw_masked_words(weights, lengths, generator), (unknown, labels)
 
-    def _targets(self, indices: Sequence[int], crops: _Crops, generator: np.random.Generator) -> _Targets:
+    def _targets(self, indices: Sequence[int], crops: Crops, generator: np.random.Generator) -> _Targets:
         videos = [self.annotations[i].video_id for i in indices]
         ranges = np.array([crops.get(video, (0, self.frames.lengths[video])) for video in videos])
         lengths = ranges[:, 1] - ranges[:, 0]

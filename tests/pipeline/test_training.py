@@ -337,6 +337,18 @@ def test_option_trains(corpus: Path, tmp_path: Path, overrides: tuple[str, ...])
     assert all(math.isfinite(value) for value in parts.values())
 
 
+@pytest.mark.parametrize("crop", [0.0, 1.0])
+def test_a_step_sees_parts_of_videos_where_that_is_asked_for(corpus: Path, tmp_path: Path, crop: float) -> None:
+    trainer = a_trainer(corpus, tmp_path, f"train.crop={crop}")
+    shown: list[int] = []
+    trainer.model.train().register_forward_pre_hook(lambda _, inputs: shown.append(len(inputs[0].video)))
+    groups = trainer.batches(0)[0]
+    trainer.step(groups, 0)
+    indices, places = trainer.data.train.queries_of(groups)
+    whole = len(trainer.data.train.batch(indices, places).video)
+    assert shown == [whole] if crop == 0 else shown[0] < whole
+
+
 def test_features_are_standardised_as_the_training_split_has_them(corpus: Path, tmp_path: Path) -> None:
     trainer = a_trainer(corpus, tmp_path, "model.standardise=true", "train.ema=0.9")
     data, scaling = trainer.data.train, trainer.model.video_scaling
