@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mesm.model.layouts import Layout
+from mesm.model.layouts import Layout, to_device
 
 
 @dataclass
@@ -40,6 +41,41 @@ class Targets:
     """(N, 2) int64, frames that should score higher than those of `negative`; None without the triplet term."""
     negative: Tensor | None
     """(N, 2) int64."""
+
+    @cached_property
+    def window_mask(self) -> Tensor:
+        """(N, M) bool: which windows are no padding."""
+        count = np.array(self.window_counts)
+        return to_device(np.arange(self.windows.shape[1]) < count[:, None], self.windows.device)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where what a step reads lies: whatever of it the host has to know, so that the network is tensors only.
+
+    A pair is a query with its own words or, the second half where there are negatives, with those of another query.
+    """
+
+    video: Tensor
+    """(M,) int64, the video of each query, those that only lend their words included."""
+    group: Tensor
+    """(M,) int64, the group of each."""
+    pairs: Layout
+    """The frames of each pair."""
+    rows: Tensor
+    """(T,) int64, the packed row of the videos that each row of `pairs` copies."""
+    extended: Layout
+    """The same with the global token in front of each."""
+    first: Tensor
+    """(P,) int64, the rows of `extended` that are global tokens."""
+    others: Tensor
+    """(T,) int64, those that are not."""
+    answered: Layout
+    """The leading pairs: the queries that are answered, with their own words."""
+    words: Layout
+    """The valid words of the queries that are answered."""
+    all_words: Layout
+    """The valid words of all queries, those that only lend them included."""
 
 
 @dataclass
@@ -75,16 +111,25 @@ class Batch:
 
     def query_mask(self) -> Tensor:
         """(N, L) bool: the valid frames of each query that is answered."""
-        return self.frames.mask[rows_of(self.video_of_query[: self.count], self.words.device)]
+        return self.frames.mask[self.plan.video[: self.count]]
 
-    def words_layout(self) -> Layout:
-        """Lay out the valid words of the queries that are answered."""
-        return self.all_words_layout().leading(self.count)
-
-    def all_words_layout(self) -> Layout:
-        """Lay out the valid words of all queries, those that only lend them included."""
+    @cached_property
+    def plan(self) -> Plan:
+        """Where everything lies; made when it is first asked for."""
+        device, count = self.words.device, self.count
+        sequences = self.video_of_query[:count] * (1 if self.negative_query is None else 2)
+        pairs, rows = self.frames.select(sequences)
         lengths = self.word_lengths or tuple(self.words_mask.sum(1).tolist())
-        return Layout(lengths, self.words.device, self.words.shape[1])
+        all_words = Layout(lengths, device, self.words.shape[1])
+        video, group = (to_device(np.array(x), device) for x in (self.video_of_query, self.group_of_query))
+        return Plan(
+            video, group, pairs, rows, *pairs.with_prefix(), pairs.leading(count), all_words.leading(count), all_words
+        )
+
+    def prepare(self) -> None:
+        """Do now what is done on the host, for a compiled network, which cannot."""
+        _ = self.plan
+        _ = None if self.targets is None else self.targets.window_mask
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""
@@ -100,8 +145,3 @@ def _to(value: Any, device: torch.device | str) -> Any:
         parts: dict[str, Any] = {f.name: _to(getattr(value, f.name), device) for f in fields(value)}
         return type(value)(**parts)
     return value
-
-
-def rows_of(indices: Sequence[int], device: torch.device | str) -> Tensor:
-    """(N,) int64 tensor of host indices, on the device."""
-    return torch.tensor(indices, dtype=torch.int64).to(device, non_blocking=True)

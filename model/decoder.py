@@ -96,7 +96,7 @@ class Decoder(nn.Module):
         of frames, of which `rows` (T,) takes those of memory's. Returns, for each layer, the normed states (N, Q, D)
         and the reference spans (N, Q, 2) that the layer read.
         """
-        n, dim = len(layout), memory.shape[-1]
+        n, dim = layout.mask.shape[0], memory.shape[-1]
         reference = spans.sigmoid().expand(n, -1, -1)
         x = memory.new_zeros(n, spans.shape[0], dim)
         states, references = [], [reference]

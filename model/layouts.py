@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,22 +111,21 @@ class Layout:
     def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu", width: int | None = None) -> None:
         """Describe sequences of these lengths, padded to `width` (default: the longest of them)."""
         self.lengths = tuple(int(length) for length in lengths)
-        self.width = max(self.lengths) if width is None else width
-        if min(self.lengths) < 1 or max(self.lengths) > self.width:
-            raise ValueError(f"lengths must be 1 to {self.width}, got {min(self.lengths)} to {max(self.lengths)}")
+        widest = max(self.lengths)
+        self.width = widest if width is None else width
+        if min(self.lengths) < 1 or widest > self.width:
+            raise ValueError(f"lengths must be 1 to {self.width}, got {min(self.lengths)} to {widest}")
         self.full = all(length == self.width for length in self.lengths)
-        host_lengths = torch.tensor(self.lengths)
-        mask = torch.arange(self.width) < host_lengths[:, None]
-        offsets = host_lengths.cumsum(0) - host_lengths
-        self._offsets = offsets
-        self.mask = mask.to(device, non_blocking=True)
+        self._host_lengths = np.array(self.lengths)
+        self._starts = self._host_lengths.cumsum() - self._host_lengths
+        sequence = np.arange(len(self.lengths)).repeat(self._host_lengths)
+        place = np.arange(len(sequence)) - self._starts[sequence]
+        rows = np.stack((sequence * self.width + place, place + 1, self._host_lengths[sequence], sequence))
+        self.mask = to_device(np.arange(self.width) < self._host_lengths[:, None], device)
         """(N, L) bool, True at valid positions."""
-        self.index = mask.flatten().nonzero().squeeze(1).to(device, non_blocking=True)
-        """(T,) place of each packed row in the flattened padded batch."""
-        self.position = (mask.cumsum(1)[mask]).to(device, non_blocking=True)
-        """(T,) 1-based position of each packed row in its sequence."""
-        self.length_of_row = host_lengths.repeat_interleave(host_lengths).to(device, non_blocking=True)
-        """(T,) length of the sequence that each packed row belongs to."""
+        self.index, self.position, self.length_of_row, self.sequence_of_row = to_device(rows, device).unbind()
+        """Of each packed row, all (T,) int64: its place in the flattened padded batch, its 1-based position in its
+        sequence, the length of the sequence, and which one that is."""
         self._blocks: dict[tuple[int, int | None], list[Block]] = {}
         self._head_rows: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -137,25 +137,20 @@ class Layout:
         """Where the index tensors live."""
         return self.mask.device
 
-    @property
-    def sequence_of_row(self) -> Tensor:
-        """(T,) the sequence that each packed row belongs to."""
-        lengths = torch.tensor(self.lengths)
-        return torch.arange(len(self)).repeat_interleave(lengths).to(self.device, non_blocking=True)
-
     def leading(self, count: int) -> Layout:
         """Lay out the first sequences only, in the same width."""
         return self if count == len(self) else Layout(self.lengths[:count], self.device, self.width)
 
     def pad(self, packed: Tensor) -> Tensor:
         """(T, D) to (N, L, D), zeros at padding."""
+        sequences, width = self.mask.shape
         if not self.full:
-            packed = _Pad.apply(packed, self.index, len(self) * self.width)
-        return packed.view(len(self), self.width, -1)
+            packed = _Pad.apply(packed, self.index, sequences * width)
+        return packed.view(sequences, width, packed.shape[1])
 
     def pack(self, padded: Tensor) -> Tensor:
         """(N, L, D) to (T, D)."""
-        flat = padded.reshape(len(self) * self.width, -1)
+        flat = padded.flatten(0, 1)
         return flat if self.full else _Pack.apply(flat, self.index)
 
     def select(self, sequences: Sequence[int]) -> tuple[Layout, Tensor]:
@@ -164,11 +159,9 @@ class Layout:
         Returns the new layout, of the same width, and (T',) the packed row of this layout that each of its rows copies.
         """
         chosen = Layout([self.lengths[i] for i in sequences], self.device, self.width)
-        starts = self._offsets[torch.as_tensor(list(sequences))]
-        lengths = torch.tensor(chosen.lengths)
-        within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        rows = starts.repeat_interleave(lengths) + within
-        return chosen, rows.to(self.device, non_blocking=True)
+        moved = self._starts[list(sequences)] - chosen._starts
+        rows = np.arange(len(chosen.index)) + moved.repeat(chosen._host_lengths)
+        return chosen, to_device(rows, self.device)
 
     def head_rows(self, heads: int) -> tuple[Tensor, Tensor]:
         """Where the heads of packed rows lie when every head of every sequence is padded by itself.
@@ -177,12 +170,12 @@ class Layout:
         of each part. Padding takes its own sequence's first row, so that no sequence can reach another.
         """
         if heads not in self._head_rows:
-            row = self._offsets.repeat_interleave(self.width).to(self.device)
+            row = to_device(self._starts.repeat(self.width), self.device)
             row[self.index] = torch.arange(len(self.index), device=self.device)
             head = torch.arange(heads, device=self.device)
             split = (row.view(len(self), 1, self.width) * heads + head[:, None]).flatten()
-            sequence, position = self.index // self.width, self.index % self.width
-            merged = ((sequence[:, None] * heads + head) * self.width + position[:, None]).flatten()
+            first = (self.sequence_of_row * (heads - 1) * self.width + self.index)[:, None]
+            merged = (first + head * self.width).flatten()
             self._head_rows[heads] = split, merged
         return self._head_rows[heads]
 
@@ -221,9 +214,10 @@ class Layout:
         Returns the new layout, (N,) its packed rows of the new positions and (T,) those of the others.
         """
         longer = Layout([length + 1 for length in self.lengths], self.device, self.width + 1)
-        first = longer._offsets
-        others = torch.ones(sum(longer.lengths), dtype=torch.bool)
-        others[first] = False
-        device = self.device
-        rows = others.nonzero().squeeze(1)
-        return longer, first.to(device, non_blocking=True), rows.to(device, non_blocking=True)
+        others = torch.arange(len(self.index), device=self.device) + self.sequence_of_row + 1
+        return longer, to_device(longer._starts, self.device), others
+
+
+def to_device(array: np.ndarray, device: torch.device | str) -> Tensor:
+    """Move an array of the host to a device, without waiting for it."""
+    return torch.from_numpy(array).to(device, non_blocking=True)

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mesm.model.batch import Batch, Targets, rows_of
+from mesm.model.batch import Batch, Targets
 from mesm.model.layouts import Layout
-from mesm.model.matcher import match
+from mesm.model.matcher import Pairs, match
 from mesm.model.mesm import Output
 from mesm.model.spans import generalised_iou, spans_to_windows, windows_to_spans
 
@@ -68,12 +68,28 @@ def compute_losses(output: Output, batch: Batch, config: LossConfig, share: Shar
     Returns scalars: span, giou, label, saliency, frame, rebuild_words, segment_sentence (those that apply), and
     `total`, their weighted sum. With a `share` of a batch, they are this process's part of the sum.
     """
+    return matched_losses(output, batch, config, match_spans(output, batch, config), share)
+
+
+def match_spans(output: Output, batch: Batch, config: LossConfig) -> Pairs:
+    """Say which spans answer for which windows, in every decoder layer; several a query wait for the device."""
     if batch.targets is None:
         raise ValueError("losses need a batch with targets")
+    logits, spans = torch.stack(output.logits), torch.stack(output.spans)
+    targets = batch.targets
+    return match(logits, spans, targets.windows, targets.window_counts, config.span, config.giou, config.label)
+
+
+def matched_losses(
+    output: Output, batch: Batch, config: LossConfig, pairs: Pairs, share: Share = WHOLE
+) -> dict[str, Tensor]:
+    """Compute the losses of `compute_losses` for spans that are matched already: nothing but tensor operations."""
+    assert batch.targets is not None
     losses: dict[str, Tensor] = {}
     weights: dict[str, float] = {}
-    for i, (logits, spans) in enumerate(zip(output.logits, output.spans, strict=True)):
-        for name, value in span_losses(logits, spans, batch.targets, config).items():
+    logits, spans = torch.stack(output.logits), torch.stack(output.spans)
+    for name, values in span_losses(logits, spans, batch.targets, pairs, config).items():
+        for i, value in enumerate(values.unbind()):
             key = name if i == 0 else f"{name}_{i - 1}"
             losses[key], weights[key] = value, getattr(config, name)
     if output.negative_saliency is not None:
@@ -85,7 +101,7 @@ def compute_losses(output: Output, batch: Batch, config: LossConfig, share: Shar
         losses["frame"] = frame_loss(output.frame_logits, mask, covered_share(batch.targets, mask))
     if output.word_logits is not None and batch.word_mask is not None:
         losses["rebuild_words"] = word_loss(
-            output.word_logits, batch.word_mask.labels, batch.words_layout(), config.label_smoothing
+            output.word_logits, batch.word_mask.labels, batch.plan.words, config.label_smoothing
         )
     if output.segment_token is not None:
         losses["segment_sentence"] = segment_sentence_loss(output, batch, config, share.gather)
@@ -98,24 +114,25 @@ def compute_losses(output: Output, batch: Batch, config: LossConfig, share: Shar
     return losses
 
 
-def span_losses(logits: Tensor, spans: Tensor, targets: Targets, config: LossConfig) -> dict[str, Tensor]:
-    """L1 and generalised IoU of the matched spans, and cross-entropy of all of them.
+def span_losses(
+    logits: Tensor, spans: Tensor, targets: Targets, pairs: Pairs, config: LossConfig
+) -> dict[str, Tensor]:
+    """L1 and generalised IoU of the matched spans, and cross-entropy of all of them, for each of K decoder layers.
 
-    logits, spans: (N, Q, 2). span: mean |difference| over matched spans and both coordinates; giou: mean of 1 - GIoU;
-    label: plain mean of the weighted cross-entropy over N * Q (class 0 = moment).
+    logits, spans: (K, N, Q, 2). Three tensors (K,). span: mean |difference| over matched spans and both coordinates;
+    giou: mean of 1 - GIoU; label: plain mean of the weighted cross-entropy over N * Q (class 0 = moment).
     """
-    query, span, window = match(
-        logits, spans, targets.windows, targets.window_counts, config.span, config.giou, config.label
-    )
-    matched, truth = spans[query, span], targets.windows[query, window]
-    label = torch.ones(logits.shape[:2], dtype=torch.int64, device=logits.device)
-    label[query, span] = 0
-    weight = logits.new_tensor([1.0, config.background_weight])
-    cross_entropy = F.cross_entropy(logits.flatten(0, 1), label.flatten(), weight, reduction="none")
+    query, span, window = pairs
+    layer = torch.arange(logits.shape[0], device=logits.device)[:, None]
+    matched, truth = spans[layer, query, span], targets.windows[query, window]
+    label = torch.ones(logits.shape[:3], dtype=torch.int64, device=logits.device)
+    label[layer, query, span] = 0
+    weight = torch.where(label == 0, 1.0, config.background_weight)
+    probability = logits.log_softmax(-1).gather(-1, label[..., None]).squeeze(-1)
     return {
-        "span": (matched - windows_to_spans(truth)).abs().mean(),
-        "giou": (1 - generalised_iou(spans_to_windows(matched), truth)).mean(),
-        "label": cross_entropy.mean(),
+        "span": (matched - windows_to_spans(truth)).abs().mean((1, 2)),
+        "giou": (1 - generalised_iou(spans_to_windows(matched), truth)).mean(1),
+        "label": -(weight * probability).mean((1, 2)),
     }
 
 
@@ -167,7 +184,7 @@ def covered_share(targets: Targets, mask: Tensor) -> Tensor:
     place = torch.arange(mask.shape[1], device=mask.device)
     start, end = (targets.windows * rows).unsqueeze(-1).unbind(2)
     share = (torch.minimum(end, place + 1) - torch.maximum(start, place)).clamp(min=0)
-    return (share * _valid_windows(targets)[..., None]).sum(1).clamp(max=1) * mask
+    return (share * targets.window_mask[..., None]).sum(1).clamp(max=1) * mask
 
 
 def word_loss(logits: Tensor, labels: Tensor, layout: Layout, smoothing: float) -> Tensor:
@@ -177,7 +194,7 @@ def word_loss(logits: Tensor, labels: Tensor, layout: Layout, smoothing: float) 
     """
     chosen = layout.pack(labels[..., None]).squeeze(1)
     loss = F.cross_entropy(logits, chosen, reduction="none", label_smoothing=smoothing)
-    return (loss / layout.length_of_row).sum() / len(layout)
+    return (loss / layout.length_of_row).sum() / layout.mask.shape[0]
 
 
 def segment_sentence_loss(
@@ -190,32 +207,27 @@ def segment_sentence_loss(
     minus the mean of the positives' log-probabilities, over all segments. `gather` adds other processes' sentences.
     """
     assert batch.targets is not None
-    targets, device = batch.targets, output.text.device
+    targets = batch.targets
     video = output.projected_video
     inside = targets.clip_mask.to(video.dtype)
     # Frames of a shared video are weighted where they lie instead of being copied for each query.
-    own = F.one_hot(rows_of(batch.video_of_query[: batch.count], device), len(video)).to(video.dtype)
+    numbers = torch.arange(video.shape[0], device=video.device)
+    own = (batch.plan.video[: batch.count, None] == numbers).to(video.dtype)
     segment = (own[:, :, None] * inside[:, None, :]).flatten(1) @ video.flatten(0, 1)
     segment = segment / inside.sum(1, keepdim=True)
     weight = output.text_mask.to(output.text.dtype)
     sentence = torch.einsum("nw,nwd->nd", weight, output.text) / weight.sum(1, keepdim=True)
-    window, group = hull_windows(targets), rows_of(batch.group_of_query[: batch.count], device)
+    window, group = hull_windows(targets), batch.plan.group[: batch.count]
     others = None if gather is WHOLE.gather else (gather(window), gather(group))
     return contrast(segment, gather(sentence), window, group, config, others)
 
 
 def hull_windows(targets: Targets) -> Tensor:
     """(N, 2): from the first start to the last end of each query's windows."""
-    valid = _valid_windows(targets)
+    valid = targets.window_mask
     start = targets.windows[..., 0].masked_fill(~valid, float("inf")).amin(1)
     end = targets.windows[..., 1].masked_fill(~valid, float("-inf")).amax(1)
     return torch.stack((start, end), dim=-1)
-
-
-def _valid_windows(targets: Targets) -> Tensor:
-    """(N, M) bool: which windows are no padding."""
-    count = torch.tensor(targets.window_counts, device=targets.windows.device)
-    return torch.arange(targets.windows.shape[1], device=count.device) < count[:, None]
 
 
 def contrast(

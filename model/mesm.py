@@ -10,14 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mesm.model.batch import Batch, rows_of
+from mesm.model.batch import Batch, Plan
 from mesm.model.decoder import Decoder
 from mesm.model.layers import CrossLayer, EncoderLayer, InputBlock, Mlp, RecurrentLayer, Standardise, input_projection
-from mesm.model.layouts import Layout, prepend
+from mesm.model.layouts import Layout, prepend, to_device
 from mesm.model.position import frame_positions
 from mesm.model.spans import inverse_sigmoid
 
@@ -194,10 +195,9 @@ class SegmentSentence(nn.Module):
             x = layer.finish(x, attended)
         return F.normalize(x, dim=-1)
 
-    def start_in_context(self, sentences: Tensor, group_of_query: tuple[int, ...]) -> Tensor:
-        """Let the token stand in for each sentence among the others of its group: (N, D) to (N, D)."""
+    def start_in_context(self, sentences: Tensor, groups: Tensor) -> Tensor:
+        """Let the token stand in for each sentence among the others of its group (N,): (N, D) to (N, D)."""
         n, dim = sentences.shape
-        groups = rows_of(group_of_query, sentences.device)
         same = groups[:, None] == groups[None, :]
         own = torch.eye(n, dtype=torch.bool, device=sentences.device)
         x = torch.where(own[..., None], self.token, sentences.expand(n, n, dim)).reshape(n * n, dim)
@@ -262,41 +262,38 @@ class Mesm(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Answer N queries; the negative branch and the rebuilding of words run when the batch asks for them."""
-        n, frames, device = batch.count, batch.frames, batch.words.device
+        n, frames, plan = batch.count, batch.frames, batch.plan
         projected = self.video_projection(self.video_scaling(batch.video))
         positions = frame_positions(frames, self.config.dim)
         words = self.text_projection(self.text_scaling(batch.words))
         if self.config.recurrent_words:
-            words_layout = batch.all_words_layout()
-            words = words_layout.pad(self.word_recurrence(words_layout.pack(words), words_layout))
+            words = plan.all_words.pad(self.word_recurrence(plan.all_words.pack(words), plan.all_words))
         padded = frames.pad(projected)
         token = self._segment_tokens(batch, padded, words) if self.config.segment_sentence else None
         text, text_mask = _prepend(token, words, batch.words_mask)
 
-        video_of_query, text_of_query = batch.video_of_query[:n], rows_of(range(n), device)
+        layout, rows, text_of_pair = plan.pairs, plan.rows, torch.arange(n, device=words.device)
         if batch.negative_query is not None:
-            video_of_query = video_of_query * 2
-            text_of_query = torch.cat((text_of_query, batch.negative_query))
-        layout, rows = frames.select(video_of_query)
+            text_of_pair = torch.cat((text_of_pair, batch.negative_query))
         row_positions = positions.index_select(0, rows)
         if self.config.positions == "frames":
             projected = projected + positions
-        enhanced = self._enhance(batch, projected, positions, words, text_of_query, layout, rows)
-        mask = self._cross_mask(layout.mask, text_mask[text_of_query], n)
-        aligned = self.aligner(enhanced, row_positions, layout, text, None, mask, y_rows=text_of_query)
+        enhanced = self._enhance(batch, projected, positions, words, text_of_pair, layout, rows)
+        mask = self._cross_mask(layout.mask, text_mask[text_of_pair], n)
+        aligned = self.aligner(enhanced, row_positions, layout, text, None, mask, y_rows=text_of_pair)
         if self.config.recurrent_frames:
             aligned = self.frame_recurrence(aligned, layout)
-        memory_global, memory = self._encode(aligned, row_positions, layout)
-        answered = layout.leading(n)
-        own = memory[: sum(answered.lengths)]
+        memory_global, memory = self._encode(aligned, row_positions, plan)
+        answered = plan.answered
+        own = memory[: answered.index.shape[0]]
         frame_logits = None
         if self.config.encoder_loss == "bce":
             frame_logits = saliency = answered.pad(self.frame_head(own)).squeeze(-1)
         elif self.config.encoder_loss == "saliency":
             saliency = layout.pad(self._saliency(memory_global, memory, layout)).squeeze(-1)
         else:
-            saliency = memory.new_zeros(len(layout), layout.width)
-        logits, spans = self._decode(own, answered, positions, rows[: len(own)])
+            saliency = memory.new_zeros(layout.mask.shape)
+        logits, spans = self._decode(own, answered, positions, rows[: own.shape[0]])
         return Output(
             logits=logits,
             spans=spans,
@@ -304,7 +301,7 @@ class Mesm(nn.Module):
             negative_saliency=saliency[n:] if batch.negative_query is not None else None,
             frame_logits=frame_logits,
             projected_video=padded,
-            enhanced_video=enhanced[: len(own)],
+            enhanced_video=enhanced[: own.shape[0]],
             segment_token=None if token is None else token[:n],
             text=text[:n],
             text_mask=text_mask[:n],
@@ -312,14 +309,14 @@ class Mesm(nn.Module):
         )
 
     def _enhance(
-        self, batch: Batch, projected: Tensor, positions: Tensor, words: Tensor, text_of_query: Tensor,
+        self, batch: Batch, projected: Tensor, positions: Tensor, words: Tensor, text_of_pair: Tensor,
         layout: Layout, rows: Tensor,
     ) -> Tensor:  # fmt: skip
-        """FW-MESM: packed frames of each query, enhanced by the words (N, W, D) that `text_of_query` takes, (T, D)."""
+        """FW-MESM: packed frames of each pair, enhanced by the words (N, W, D) that `text_of_pair` takes, (T, D)."""
         if not self.config.frame_word:
             return projected.index_select(0, rows)
-        mask = self._cross_mask(layout.mask, batch.words_mask[text_of_query], batch.count)
-        return self.frame_word(projected, positions, layout, words, None, mask, x_rows=rows, y_rows=text_of_query)
+        mask = self._cross_mask(layout.mask, batch.words_mask[text_of_pair], batch.count)
+        return self.frame_word(projected, positions, layout, words, None, mask, x_rows=rows, y_rows=text_of_pair)
 
     def _cross_mask(self, query_mask: Tensor, key_mask: Tensor, n: int) -> Tensor:
         """Mask of a cross layer, True = visible: (N, Lk), or (N, heads, Lq, Lk) with the published defect.
@@ -334,13 +331,11 @@ class Mesm(nn.Module):
 
     def _segment_tokens(self, batch: Batch, video: Tensor, words: Tensor) -> Tensor:
         """SS-MESM: the token of each query, (N, D), from the projected video (V, L, D)."""
-        frames, mask = video, batch.frames.mask
-        rows = rows_of(batch.video_of_query, video.device)
-        start = None
+        frames, mask, rows, start = video, batch.frames.mask, batch.plan.video, None
         if self.config.context == "attention":
             weight = batch.words_mask[..., None].to(words.dtype)
             start = self.segment_sentence.start_in_context(
-                (words * weight).sum(1) / weight.sum(1).clamp(min=1), batch.group_of_query
+                (words * weight).sum(1) / weight.sum(1).clamp(min=1), batch.plan.group
             )
         if self.config.segment_context == "group":
             frames, mask, group_rows = self._frames_of_groups(batch, video)
@@ -375,12 +370,12 @@ class Mesm(nn.Module):
             members[order[group]].append(video[v, : batch.frames.lengths[v]])
         joined = [torch.cat(parts) for parts in members]
         layout = Layout([len(frames) for frames in joined], video.device)
-        rows = rows_of([order[group] for group in batch.group_of_query], video.device)
+        rows = to_device(np.array([order[group] for group in batch.group_of_query]), video.device)
         return layout.pad(torch.cat(joined)), layout.mask, rows
 
-    def _encode(self, x: Tensor, positions: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Encode packed frames (T, D) with the global token in front of each sequence; returns (N, D) and (T, D)."""
-        extended, first, others = layout.with_prefix()
+    def _encode(self, x: Tensor, positions: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+        """Encode packed frames (T, D) with the global token in front of each pair's; returns (P, D) and (T, D)."""
+        extended, first, others = plan.extended, plan.first, plan.others
         x = prepend(self.global_token, x, first, others)
         positions = prepend(self.global_position, positions, first, others)
         mask = None
@@ -425,15 +420,14 @@ class Mesm(nn.Module):
         words = self.text_projection(self.text_scaling(batch.words[:n]))
         words = torch.where(hidden.unknown[..., None], unknown, words)
         words = torch.where(hidden.masked[..., None], masked, words)
-        layout = batch.words_layout()
-        rows, inside = rows_of(batch.video_of_query[:n], words.device), targets.clip_mask
+        layout, rows, inside = batch.plan.words, batch.plan.video[:n], targets.clip_mask
         if self.config.masks == "official":
             # The published code moves the frames of the moment to the front, where the misaligned mask meets them.
             order = inside.int().sort(dim=1, descending=True, stable=True).indices
             video, positions = (x[rows[:, None], order] for x in (video, positions))
             inside = inside.gather(1, order)[:, : int(inside.sum(1).max())]
             video, positions = video[:, : inside.shape[1]], positions[:, : inside.shape[1]]
-            rows = rows_of(range(n), words.device)
+            rows = torch.arange(n, device=words.device)
         mask = self._cross_mask(batch.words_mask[:n], inside, n)
         packed = layout.pack(words)
         if self.config.recurrent_words:

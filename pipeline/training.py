@@ -23,8 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 from mesm.datasets.faults import write_point
 from mesm.datasets.grouping import epoch_batches
 from mesm.datasets.publishing import remove_stale_temporaries
-from mesm.model import Batch, compute_losses
+from mesm.model import Batch, match_spans, matched_losses
 from mesm.model.losses import WHOLE, Share
+from mesm.pipeline.compiling import forward_and_losses
 from mesm.pipeline.config import Config, config_from_plain, to_plain
 from mesm.pipeline.console import ProgressBar, say, silence
 from mesm.pipeline.distributed import ALONE, World, join_world
@@ -89,16 +90,19 @@ class Trainer:
         self.config, self.data, self.run, self.device, self.world = config, data, run, device, world
         self._refuse_what_spans_processes()
         self.model = build_model(config, data).to(device)
+        self.parameters = list(self.model.parameters())
         self.names = [name for name, _ in self.model.named_parameters()]
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay, fused=True
+            self.parameters, lr=config.train.lr, weight_decay=config.train.weight_decay, fused=True
         )
         self.averaged = (
             {k: v.detach().clone() for k, v in self.model.state_dict().items()} if config.train.ema else None
         )
         self.state = State()
-        self.forward: Any = torch.compile(self.model, dynamic=True) if config.train.compile else self.model
+        self.forward, self.matched_losses = forward_and_losses(self.model, config.train.compile)
         if world.size > 1:
+            # Processes meet in the losses, which is no work for a compiler.
+            self.matched_losses = matched_losses
             # A batch of one group has no negatives, hence no gradient for the saliency heads.
             idle = config.dataset.max_queries_per_group > 0 or any(len(batch) < 2 for batch in self.batches(0))
             self.forward = DistributedDataParallel(self.forward, find_unused_parameters=idle)
@@ -131,7 +135,7 @@ class Trainer:
         data, train = self.data, self.config.train
         say(f"training {self.config.name}: {len(data.train)} queries of {len(data.train.groups)} groups, "
             f"{self.steps_per_epoch} steps an epoch, {train.epochs} epochs")  # fmt: skip
-        parameters = sum(p.numel() for p in self.model.parameters())
+        parameters = sum(p.numel() for p in self.parameters)
         say(f"network: {parameters:,} parameters, frames {data.train.frames.dim}, words {data.text.dim}, "
             f"{data.vocabulary.classes} word classes; {self.device}, {train.precision}")  # fmt: skip
         say(f"validation: {len(data.validation)} queries, {data.validation_name}; best epoch by {train.select_by}")
@@ -222,7 +226,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(done)
         most = self.config.train.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), most, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, most, foreach=True)
         self.optimiser.step()
         self._average(done + 1)
         figures = self.world.sum(torch.stack([value.detach().float() for value in losses.values()]))
@@ -236,9 +240,11 @@ class Trainer:
         with_saliency = config.model.encoder_loss == "saliency"
         batch, share = self._own_part(indices, groups, generator, with_saliency)
         torch.manual_seed(int(generator.integers(2**62)) + self.world.rank)
+        batch.prepare()
         with half_precision(self.device, config.train.precision):
             output = self.forward(batch)
-        return compute_losses(output.float(), batch, config.loss, share)
+        output = output.float()
+        return self.matched_losses(output, batch, config.loss, match_spans(output, batch, config.loss), share)
 
     def _own_part(
         self, indices: Sequence[int], groups: Sequence[int], generator: np.random.Generator, with_saliency: bool

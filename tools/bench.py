@@ -41,7 +41,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mesm.datasets.annotations import Annotation
-from mesm.model import Batch, Mesm, MesmConfig, compute_losses
+from mesm.model import Batch, Mesm, MesmConfig, compute_losses, match_spans
+from mesm.pipeline.compiling import forward_and_losses
 from mesm.pipeline.config import load_config, to_plain
 from mesm.pipeline.evaluation import protocol_of
 from mesm.pipeline.grounding import EncodedVideo, MomentRetriever
@@ -117,12 +118,13 @@ def train_step(
     network: torch.nn.Module, forward: Callable[[], dict[str, torch.Tensor]], optimiser: torch.optim.Optimizer
 ) -> Step:
     """One optimiser step, as training does it."""
+    parameters = list(network.parameters())
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
         losses = forward()
         losses["total"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 0.1, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 0.1, foreach=True)
         optimiser.step()
         torch.stack([*(value.detach().float() for value in losses.values()), norm.float()]).tolist()
 
@@ -140,7 +142,7 @@ class Pair:
         self.batch = self.host_batch.to(self.device)
         torch.manual_seed(0)
         self.model = Mesm(self.config).to(self.device)
-        self.forward: Any = torch.compile(self.model, dynamic=True) if options.compile else self.model
+        self.forward, self.matched_losses = forward_and_losses(self.model, options.compile)
 
     def autocast(self) -> torch.autocast:
         """Return the context of the asked precision."""
@@ -148,9 +150,13 @@ class Pair:
 
     def losses(self) -> dict[str, torch.Tensor]:
         """Forward and losses of ours."""
+        # A batch is new in every step, and so is what follows from it.
+        batch = replace(self.batch)
+        batch.prepare()
         with self.autocast():
-            output = self.forward(self.batch)
-        return compute_losses(output.float(), self.batch, self.loss)
+            output = self.forward(batch)
+        output = output.float()
+        return self.matched_losses(output, batch, self.loss, match_spans(output, batch, self.loss))
 
     def train_step(self) -> Step:
         """One step of ours."""
@@ -161,9 +167,10 @@ class Pair:
     def infer(self) -> Step:
         """The answers of ours."""
         self.model.eval()
-        batch = at_inference(self.batch)
 
         def step() -> None:
+            batch = at_inference(self.batch)
+            batch.prepare()
             with torch.no_grad(), self.autocast():
                 self.forward(batch)
 

@@ -22,6 +22,7 @@ from mesm.model.losses import (
     span_losses,
     word_loss,
 )
+from mesm.model.matcher import match
 
 
 def targets(windows: Tensor, counts: tuple[int, ...], clip_mask: Tensor, saliency: Tensor | None = None) -> Targets:
@@ -30,11 +31,18 @@ def targets(windows: Tensor, counts: tuple[int, ...], clip_mask: Tensor, salienc
     return Targets(windows, counts, clip_mask, labels, frames, frames + 1)
 
 
+def losses_of_one_layer(logits: Tensor, spans: Tensor, truth: Targets) -> dict[str, Tensor]:
+    config = LossConfig()
+    logits, spans = logits[None], spans[None]
+    pairs = match(logits, spans, truth.windows, truth.window_counts, config.span, config.giou, config.label)
+    return {name: value[0] for name, value in span_losses(logits, spans, truth, pairs, config).items()}
+
+
 def test_span_losses_of_one_window() -> None:
     logits = torch.tensor([[[2.0, -1.0], [0.0, 0.0], [-1.0, 1.0]]])
     spans = torch.tensor([[[0.4, 0.2], [0.9, 0.1], [0.1, 0.1]]])
     truth = targets(torch.tensor([[[0.3, 0.6]]]), (1,), torch.ones(1, 4, dtype=torch.bool))
-    losses = span_losses(logits, spans, truth, LossConfig())
+    losses = losses_of_one_layer(logits, spans, truth)
     assert float(losses["span"]) == pytest.approx((0.05 + 0.1) / 2)
     assert float(losses["giou"]) == pytest.approx(1 - 0.2 / 0.3, abs=1e-6)
     nll = -logits[0].log_softmax(-1)
@@ -46,7 +54,7 @@ def test_span_losses_of_several_windows_are_means_over_matched_spans() -> None:
     spans = torch.tensor([[[0.2, 0.2], [0.7, 0.2], [0.5, 0.9]], [[0.5, 0.4], [0.1, 0.1], [0.9, 0.1]]])
     windows = torch.tensor([[[0.6, 0.9], [0.1, 0.3]], [[0.3, 0.7], [0.0, 1.0]]])
     truth = targets(windows, (2, 1), torch.ones(2, 4, dtype=torch.bool))
-    losses = span_losses(torch.zeros(2, 3, 2), spans, truth, LossConfig())
+    losses = losses_of_one_layer(torch.zeros(2, 3, 2), spans, truth)
     # Off by (0.05, 0.1) in one of the three matched spans, exact in the others.
     assert float(losses["span"]) == pytest.approx(0.15 / 6)
     assert float(losses["giou"]) == pytest.approx((1 - 0.2 / 0.3) / 3, abs=1e-6)

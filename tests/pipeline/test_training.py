@@ -24,7 +24,7 @@ from tiny_training import (
 )
 
 from mesm.datasets.grouping import epoch_batches
-from mesm.pipeline import training
+from mesm.pipeline import compiling
 from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.queries import WORD_TABLE_FILE
 from mesm.pipeline.runs import BEST, LAST, RunDirectory
@@ -217,7 +217,7 @@ def test_choosing_on_the_test_split_is_said(corpus: Path, tmp_path: Path, capsys
 def test_number_that_is_not_finite_stops_with_the_parts(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    original = training.compute_losses
+    original = compiling.matched_losses
 
     def spoiled(output: Any, *arguments: Any) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = original(output, *arguments)
@@ -229,7 +229,7 @@ def test_number_that_is_not_finite_stops_with_the_parts(
         return losses
 
     steps: list[int] = []
-    monkeypatch.setattr(training, "compute_losses", spoiled)
+    monkeypatch.setattr(compiling, "matched_losses", spoiled)
     with pytest.raises(PipelineError, match=rf"the {what} is not finite in epoch 2, step 2: span .*, total "):
         train_tiny(corpus, tmp_path / "run")
     last = RunDirectory(tmp_path / "run").load(LAST)
