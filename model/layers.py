@@ -94,11 +94,9 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def project(self, part: int, x: Tensor) -> Tensor:
-        """Project (..., D) to queries (part 0), keys (1) or values (2)."""
-        dim = x.shape[-1]
-        rows = slice(part * dim, (part + 1) * dim)
-        return F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
+    def projections(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Weight (D, D) and bias (D,) of the queries, the keys and the values, cut at once: so are their gradients."""
+        return tuple(zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True))
 
     def attend_packed(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
         """Attend from packed q (T, D), before the output projection; returns (T, D).
@@ -112,20 +110,22 @@ class Attention(nn.Module):
         q, k, v = (split_heads(x, self.heads) for x in (layout.pad(q), k, v))
         return layout.pack(merge_heads(attention(q, k, v, mask, self.dropout, self.training)))
 
-    def attend_from_one(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Attend from one query position a sequence without projecting the keys and values.
+    def attend_from_one(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Attend from one position a sequence without projecting the keys and values.
 
         With a single query, q . (Wk y) = (Wk^T q) . y and sum(a Wv y) = Wv sum(a y): both projections move from the L
         positions to the one query. The key bias adds the same to every score and cancels in the softmax.
 
-        q: (N, D) projected queries; keys, values: (N, L, D), not projected; mask: (N, heads or 1, L), True = visible.
-        Returns (N, D), before the output projection.
+        x: (N, D) and keys, values: (N, L, D), none of them projected; mask: (N, heads or 1, L), True = visible. Returns
+        (N, D), before the output projection.
         """
-        n, dim = q.shape
+        n, dim = x.shape
         size = dim // self.heads
-        _, weight_k, weight_v = self.in_proj_weight.view(3, self.heads, size, dim)
-        bias_v = self.in_proj_bias[2 * dim :].view(self.heads, size)
-        probe = torch.einsum("nhs,hsd->nhd", q.view(n, self.heads, size), weight_k)
+        (weight_q, bias_q), (weight_k, _), (weight_v, bias_v) = self.projections()
+        weight_k, weight_v = (weight.view(self.heads, size, dim) for weight in (weight_k, weight_v))
+        bias_v = bias_v.view(self.heads, size)
+        q = F.linear(x, weight_q, bias_q).view(n, self.heads, size)
+        probe = torch.einsum("nhs,hsd->nhd", q, weight_k)
         scores = torch.matmul(probe, keys.transpose(1, 2)) * size**-0.5
         weights = dropout(scores.masked_fill(~mask, float("-inf")).softmax(-1), self.dropout, self.training)
         mean = torch.matmul(weights, values)
@@ -222,8 +222,9 @@ class EncoderLayer(nn.Module):
         """
         block, weights = self.attention, self.feed_forward
         dim = x.shape[-1]
-        both = F.linear(x + positions, block.in_proj_weight[: 2 * dim], block.in_proj_bias[: 2 * dim])
-        q, k = both.split(dim, dim=-1)
-        attended = block.out_proj(block.attend_packed(q, k, block.project(2, x), layout, mask))
+        sizes = [2 * dim, dim]
+        (weight, weight_v), (bias, bias_v) = block.in_proj_weight.split(sizes), block.in_proj_bias.split(sizes)
+        q, k = F.linear(x + positions, weight, bias).split(dim, dim=-1)
+        attended = block.out_proj(block.attend_packed(q, k, F.linear(x, weight_v, bias_v), layout, mask))
         x = weights.norm1(add_dropped(x, attended, self.dropout, self.training))
         return weights.norm2(weights(x, x, self.activation.weight, self.dropout))

@@ -148,11 +148,12 @@ class CrossEncoder(nn.Module):
         """
         y_key = y if y_pos is None else y + y_pos
         for i, layer in enumerate(cast("list[CrossLayer]", self.layers)):
-            q = layer.attention.project(0, x if x_pos is None else x + x_pos)
+            for_queries, for_keys, for_values = layer.attention.projections()
+            q = F.linear(x if x_pos is None else x + x_pos, *for_queries)
             if i == 0 and x_rows is not None:
                 x, q = x.index_select(0, x_rows), q.index_select(0, x_rows)
                 x_pos = None if x_pos is None else x_pos.index_select(0, x_rows)
-            k, v = layer.attention.project(1, y_key), layer.attention.project(2, y)
+            k, v = F.linear(y_key, *for_keys), F.linear(y, *for_values)
             if y_rows is not None:
                 k, v = k.index_select(0, y_rows), v.index_select(0, y_rows)
             x = layer(x, q, layout, k, v, mask, words)
@@ -190,9 +191,7 @@ class SegmentSentence(nn.Module):
         """
         x = self.token.expand(frames.shape[0], -1) if start is None else start
         for layer in cast("list[CrossLayer]", self.layers):
-            attention = layer.attention
-            attended = attention.attend_from_one(attention.project(0, x), frames, frames, mask)
-            x = layer.finish(x, attended)
+            x = layer.finish(x, layer.attention.attend_from_one(x, frames, frames, mask))
         return F.normalize(x, dim=-1)
 
     def start_in_context(self, sentences: Tensor, groups: Tensor) -> Tensor:

@@ -136,6 +136,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: torch's autocast, in training and for answers."""
     compile: bool = False
+    """Compile the network and its losses (`torch.compile`); meant for GPUs, as steps on a CPU become slower."""
     group_by_length: bool = False
     """Batch videos of similar length, which cuts padding; batches are still drawn at random."""
     validate_every: int = _number(1, 1)

@@ -224,6 +224,7 @@ class MomentRetriever:
             group_of_query=tuple(range(n)),
             words=vectors,
             words_mask=torch.ones(n, len(words), dtype=torch.bool, device=self.device),
+            word_lengths=(len(words),) * n,
         )
 
 

@@ -139,6 +139,9 @@ class Trainer:
         say(f"network: {parameters:,} parameters, frames {data.train.frames.dim}, words {data.text.dim}, "
             f"{data.vocabulary.classes} word classes; {self.device}, {train.precision}")  # fmt: skip
         say(f"validation: {len(data.validation)} queries, {data.validation_name}; best epoch by {train.select_by}")
+        if train.compile:
+            slower = "; on a CPU its steps are slower than without" if self.device.type == "cpu" else ""
+            say(f"note: the first steps wait minutes for the compiler{slower}")
         if data.validation_name in self.config.dataset.test_splits:
             say(f"note: the best epoch is chosen on {data.validation_name}, a test split, as published; "
                 "its figures there are too good")  # fmt: skip

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import pytest
+import torch
+from torch._dynamo.utils import counters
 
 from mesm.tools import bench
 
@@ -46,6 +49,35 @@ def test_an_epoch_is_timed_with_its_share_of_batch_cutting(capsys: pytest.Captur
 def test_queries_about_an_encoded_video_are_timed(capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = rows(capsys, "ground", "--repeats", "2")
     assert 0 < row["minute_ms_per_query"] < row["two_hours_ms_per_query"]
+
+
+class Questions:
+    """The other end of a server's pipe: asks for one step and keeps what comes back."""
+
+    def __init__(self) -> None:
+        self.asked, self.said = iter(["step", None]), list[object]()
+
+    def recv(self) -> str | None:
+        return next(self.asked)
+
+    def send(self, what: object) -> None:
+        self.said.append(what)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_is_timed_is_compiled_where_that_is_asked_for(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: real(f, backend="eager", **options))
+    torch._dynamo.reset()
+    counters.clear()
+    options = argparse.Namespace(device="cpu", precision="fp32", compile=compiled)
+    questions = Questions()
+    bench.serve(questions, "infer", "charades-clip-slowfast", options, plain=False)  # type: ignore[arg-type]
+    assert counters["stats"]["unique_graphs"] == (1 if compiled else 0)
+    facts, milliseconds = questions.said
+    assert isinstance(facts, dict)
+    assert facts["flops"] > 1e9
+    assert isinstance(milliseconds, float)
 
 
 def test_spread_is_half_the_distance_of_the_quartiles() -> None:
