@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mesm.model.attention import attention, merge_heads, split_heads
-from mesm.model.elementwise import add_dropped
+from mesm.model.elementwise import add_dropped, dropout
 from mesm.model.layers import FeedForward, Mlp
-from mesm.model.layouts import Layout
 from mesm.model.position import span_positions
 from mesm.model.spans import inverse_sigmoid
 
@@ -33,19 +32,17 @@ class DecoderLayer(nn.Module):
         self.activation = nn.PReLU()
 
     def forward(
-        self, x: Tensor, memory: Tensor, layout: Layout, frame_pos: Tensor, rows: Tensor, query_pos: Tensor,
-        query_sine: Tensor,
-    ) -> Tensor:  # fmt: skip
+        self, x: Tensor, memory: Tensor, positions: Tensor, mask: Tensor, query_pos: Tensor, query_sine: Tensor
+    ) -> Tensor:
         """Refine the states of Q spans a query.
 
-        x: (N, Q, D); memory: (T, D) packed frames; frame_pos: (T', D) codes of frames, of which `rows` (T,) takes
-        those of memory's; query_pos: (N, Q, D), learned code of the spans; query_sine: (N, Q, D), their modulated sine
-        code. Returns (N, Q, D).
+        x: (N, Q, D); memory, positions: (N, L, D) the frames and their codes; mask: (N, L), True = visible; query_pos:
+        (N, Q, D), learned code of the spans; query_sine: (N, Q, D), their modulated sine code. Returns (N, Q, D).
         """
         weights = self.feed_forward
         attended = self._self_attention(x, query_pos)
         x = weights.norm1(add_dropped(x, attended, self.dropout, self.training))
-        attended = self._cross_attention(x, memory, layout, frame_pos, rows, query_pos, query_sine)
+        attended = self._cross_attention(x, memory, positions, mask, query_pos, query_sine)
         x = weights.norm2(add_dropped(x, attended, self.dropout, self.training))
         return self.norm3(weights(x, x, self.activation.weight, self.dropout))
 
@@ -56,21 +53,38 @@ class DecoderLayer(nn.Module):
         return self.self_out(merge_heads(attention(q, k, v, None, self.dropout, self.training)))
 
     def _cross_attention(
-        self, x: Tensor, memory: Tensor, layout: Layout, frame_pos: Tensor, rows: Tensor, query_pos: Tensor,
-        query_sine: Tensor,
-    ) -> Tensor:  # fmt: skip
-        q, k = self.cross_content_q(x), self.cross_content_k(memory)
-        k_pos = self.cross_position_k(frame_pos).index_select(0, rows)
-        if self.first:
-            q, k = q + self.cross_position_q(query_pos), k + k_pos
-        q = split_heads(self._beside(q, self.cross_sine_q(query_sine)), self.heads)
-        k, v = (split_heads(layout.pad(y), self.heads) for y in (self._beside(k, k_pos), self.cross_v(memory)))
-        visible = layout.mask[:, None, None]
-        return self.cross_out(merge_heads(attention(q, k, v, visible, self.dropout, self.training)))
+        self, x: Tensor, memory: Tensor, positions: Tensor, mask: Tensor, query_pos: Tensor, query_sine: Tensor
+    ) -> Tensor:
+        """Attend to the frames, content and position of each head side by side, without projecting the frames.
 
-    def _beside(self, content: Tensor, position: Tensor) -> Tensor:
-        """Put content and position of each head side by side: two (..., D) to (..., 2 D)."""
-        return torch.cat([x.unflatten(-1, (self.heads, -1)) for x in (content, position)], dim=-1).flatten(-2)
+        A query has few spans and many frames: what would turn frames to keys and values is applied to the spans
+        instead, see `Attention.attend_from_one`.
+        """
+        n, spans, dim = x.shape
+        size = dim // self.heads
+        content, position = self.cross_content_q(x), self.cross_sine_q(query_sine)
+        if self.first:
+            # The first layer adds the codes of the frames to their content too.
+            content = content + self.cross_position_q(query_pos)
+            position = position + content
+        scale = (2 * size) ** -0.5
+        by_content, content_bias = self._probe(content * scale, self.cross_content_k)
+        by_position, position_bias = self._probe(position * scale, self.cross_position_k)
+        scores = torch.baddbmm(content_bias + position_bias, by_content, memory.transpose(1, 2))
+        scores = torch.baddbmm(scores, by_position, positions.transpose(1, 2))
+        weights = scores.masked_fill(~mask[:, None], float("-inf")).softmax(-1)
+        weights = dropout(weights, self.dropout, self.training)
+        context = torch.bmm(weights, memory).view(n, self.heads, spans, dim)
+        values = torch.einsum("nhqd,hsd->nqhs", context, self.cross_v.weight.view(self.heads, size, dim))
+        total = weights.sum(-1).view(n, self.heads, spans, 1).transpose(1, 2)
+        return self.cross_out((values + total * self.cross_v.bias.view(self.heads, size)).flatten(2))
+
+    def _probe(self, q: Tensor, keys: nn.Linear) -> tuple[Tensor, Tensor]:
+        """What (N, Q, D) of every head looks for in frames that `keys` would project: (N, H * Q, D), (N, H * Q, 1)."""
+        q = q.unflatten(-1, (self.heads, -1))
+        weight, bias = keys.weight.unflatten(0, (self.heads, -1)), keys.bias.unflatten(0, (self.heads, -1))
+        probe = torch.einsum("nqhs,hsd->nhqd", q, weight).flatten(1, 2)
+        return probe, torch.einsum("nqhs,hs->nhq", q, bias).flatten(1)[..., None]
 
 
 class Decoder(nn.Module):
@@ -88,15 +102,15 @@ class Decoder(nn.Module):
         self.anchor_head = Mlp(dim, dim, 1, 2)
 
     def forward(
-        self, spans: Tensor, memory: Tensor, layout: Layout, frame_pos: Tensor, rows: Tensor
+        self, spans: Tensor, memory: Tensor, positions: Tensor, mask: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Decode Q learnable spans over the frames.
 
-        spans: (Q, 2) logits of the learnable spans; memory: (T, D) packed frames of N queries; frame_pos: (T', D) codes
-        of frames, of which `rows` (T,) takes those of memory's. Returns, for each layer, the normed states (N, Q, D)
-        and the reference spans (N, Q, 2) that the layer read.
+        spans: (Q, 2) logits of the learnable spans; memory, positions: (N, L, D) the frames of N queries and their
+        codes; mask: (N, L), True = visible. Returns, for each layer, the normed states (N, Q, D) and the reference
+        spans (N, Q, 2) that the layer read.
         """
-        n, dim = layout.mask.shape[0], memory.shape[-1]
+        n, _, dim = memory.shape
         reference = spans.sigmoid().expand(n, -1, -1)
         x = memory.new_zeros(n, spans.shape[0], dim)
         states, references = [], [reference]
@@ -107,7 +121,7 @@ class Decoder(nn.Module):
             query_sine = sine * (self.anchor_head(x).sigmoid() / anchor[..., 1:])
             if i > 0:
                 query_sine = query_sine * self.query_scale(x)
-            x = layer(x, memory, layout, frame_pos, rows, query_pos, query_sine)
+            x = layer(x, memory, positions, mask, query_pos, query_sine)
             states.append(self.norm(x))
             if i + 1 < len(self.layers):
                 references.append((self.refine_head(x) + inverse_sigmoid(anchor)).sigmoid())

@@ -292,7 +292,7 @@ class Mesm(nn.Module):
             saliency = layout.pad(self._saliency(memory_global, memory, layout)).squeeze(-1)
         else:
             saliency = memory.new_zeros(layout.mask.shape)
-        logits, spans = self._decode(own, answered, positions, rows[: own.shape[0]])
+        logits, spans = self._decode(own, row_positions[: own.shape[0]], answered)
         return Output(
             logits=logits,
             spans=spans,
@@ -393,15 +393,13 @@ class Mesm(nn.Module):
         scores = F.linear(memory, u @ self.saliency_frame.weight, u @ self.saliency_frame.bias)
         return scores.gather(1, layout.sequence_of_row[:, None]) / self.config.dim**0.5
 
-    def _decode(
-        self, memory: Tensor, layout: Layout, positions: Tensor, rows: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _decode(self, memory: Tensor, positions: Tensor, layout: Layout) -> tuple[list[Tensor], list[Tensor]]:
         """Logits (N, Q, 2) and spans (N, Q, 2) of every decoder layer, the last layer first.
 
-        memory: (T, D) packed frames of the queries; positions: codes of the videos' frames, of which `rows` (T,) takes
-        those of each query.
+        memory, positions: (T, D) packed frames of the queries and their codes.
         """
-        states, references = self.decoder(self.query_spans, memory, layout, positions, rows)
+        frames, codes = layout.pad(memory), layout.pad(positions)
+        states, references = self.decoder(self.query_spans, frames, codes, layout.mask)
         spans = [
             (self.span_head(state) + inverse_sigmoid(reference)).sigmoid()
             for state, reference in zip(states, references, strict=True)
