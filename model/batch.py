@@ -115,7 +115,7 @@ class Batch:
 
     @cached_property
     def plan(self) -> Plan:
-        """Where everything lies; made when it is first asked for."""
+        """Where everything lies; made when first asked for, hence after `negative_query` and `answered` are set."""
         device, count = self.words.device, self.count
         sequences = self.video_of_query[:count] * (1 if self.negative_query is None else 2)
         pairs, rows = self.frames.select(sequences)

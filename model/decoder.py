@@ -58,7 +58,8 @@ class DecoderLayer(nn.Module):
         """Attend to the frames, content and position of each head side by side, without projecting the frames.
 
         A query has few spans and many frames: what would turn frames to keys and values is applied to the spans
-        instead, see `Attention.attend_from_one`.
+        instead, see `Attention.attend_from_one`. The biases of the keys add the same to all scores of a span, which the
+        softmax undoes; they are added so that every parameter has a gradient.
         """
         n, spans, dim = x.shape
         size = dim // self.heads

@@ -193,7 +193,6 @@ class RecurrentLayer(nn.Module):
         super().__init__()
         self.gru = nn.GRU(dim, dim // 2, batch_first=True, bidirectional=True)
 
-    @torch.compiler.disable
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """(T, D) packed to (T, D)."""
         # Autocast would turn to float16 on GPUs, whose gradients need scaling.

@@ -127,7 +127,7 @@ def span_losses(
     matched, truth = spans[layer, query, span], targets.windows[query, window]
     label = torch.ones(logits.shape[:3], dtype=torch.int64, device=logits.device)
     label[layer, query, span] = 0
-    weight = torch.where(label == 0, 1.0, config.background_weight)
+    weight = torch.full_like(logits[..., 0], config.background_weight).masked_fill(label == 0, 1.0)
     probability = logits.log_softmax(-1).gather(-1, label[..., None]).squeeze(-1)
     return {
         "span": (matched - windows_to_spans(truth)).abs().mean((1, 2)),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mesm.model import Mesm, matched_losses
+from mesm.model.layers import RecurrentLayer
 
 Losses = Callable[..., dict[str, Tensor]]
 
@@ -16,12 +17,19 @@ Losses = Callable[..., dict[str, Tensor]]
 def forward_and_losses(model: Mesm, compiled: bool) -> tuple[Any, Losses]:
     """Return what computes the output of a batch, and the losses of an output whose spans are matched.
 
-    Compiled, each is one graph for batches of every size (several with recurrence, whose lengths the host has to know);
-    a batch has to be `prepare`d first. The matching of several windows a query, which waits for the device, stays
-    outside.
+    Compiled, each is one graph for batches of every size, and another one for each kind of batch (a single query, no
+    negatives). Recurrent layers, for which the host has to know lengths, are left out and cut the graph; so does the
+    matching of several windows a query, which waits for the device. A batch has to be `prepare`d first. A setting of
+    torch is changed for the whole process.
     """
     if not compiled:
         return model, matched_losses
-    # Sizes that happen to be equal in the first batch are no reason to compile the second one anew.
-    torch.fx.experimental._config.use_duck_shape = False
+    for layer in model.modules():
+        if isinstance(layer, RecurrentLayer):
+            # Not as a decorator: that would load the compiler with the network.
+            layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
+    # Sizes that happen to be equal in the first batch are no reason to compile the second one anew (torch 2.5).
+    shapes = torch.fx.experimental._config
+    if hasattr(shapes, "use_duck_shape"):
+        shapes.use_duck_shape = False
     return torch.compile(model, dynamic=True), torch.compile(matched_losses, dynamic=True)

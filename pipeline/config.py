@@ -180,6 +180,16 @@ class Config:
         rank_by = self.evaluate.rank_by
         return rank_by == "frames" or (rank_by == "auto" and next(self.hindrances_to_rank_by_frames(), None) is None)
 
+    def ties_between_queries(self) -> list[str]:
+        """Return the options under which a query's answer depends on the other queries of its batch."""
+        model = self.model
+        ties = {
+            "model.masks=official": model.masks == "official",
+            "model.context=attention": model.context == "attention",
+            "model.segment_context=group": model.segment_context == "group",
+        }
+        return [name for name, tied in ties.items() if tied]
+
     def hindrances_to_rank_by_frames(self) -> Iterator[str]:
         """Say why answers cannot be ordered by the frame classifier, if so."""
         if self.model.encoder_loss != "bce":
@@ -439,6 +449,8 @@ def _impossible(config: Config) -> Iterator[str]:
         yield f"model: dim must be a multiple of 4 and of heads, found dim {model.dim} and heads {model.heads}"
     if config.evaluate.rank_by == "frames":
         yield from config.hindrances_to_rank_by_frames()
+    if config.train.compile and config.ties_between_queries():
+        yield f"train.compile cannot go with {config.ties_between_queries()[0]}, which would be compiled in every step"
     if config.train.group_by_length and config.dataset.max_queries_per_group:
         yield "train.group_by_length cannot go with dataset.max_queries_per_group, whose batches hold a video once only"
 

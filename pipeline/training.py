@@ -120,13 +120,7 @@ class Trainer:
 
     def _refuse_what_spans_processes(self) -> None:
         """Raise PipelineError for options under which a query's answer depends on queries of other processes."""
-        model = self.config.model
-        wrong = {
-            "model.masks=official": model.masks == "official",
-            "model.context=attention": model.context == "attention",
-            "model.segment_context=group": model.segment_context == "group",
-        }
-        found = [name for name, set_ in wrong.items() if set_]
+        found = self.config.ties_between_queries()
         if self.world.size > 1 and found:
             raise PipelineError(f"{' and '.join(found)} needs whole batches in one process; train without torchrun")
 

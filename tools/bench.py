@@ -256,6 +256,8 @@ def serve(pipe: Connection, what: str, setting: str, options: argparse.Namespace
     # Under the counter nothing is compiled, not even afterwards.
     if options.compile and not plain:
         pair.compile()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     for _ in range(WARM_UP):
         step()
     pipe.send({"flops": counter.get_total_flops(), "memory_mb": peak_memory_mb(clock.device)})
@@ -353,6 +355,7 @@ def bench_epoch(setting: str, options: argparse.Namespace) -> dict[str, Any]:
         def timed(*arguments: Any, **named: Any) -> Batch:
             started = time.perf_counter()
             batch = cut(*arguments, **named)
+            batch.prepare()
             host.append(1000 * (time.perf_counter() - started))
             return batch
 

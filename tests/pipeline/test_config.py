@@ -206,6 +206,12 @@ def test_options_that_exclude_each_other_are_refused() -> None:
     assert "dataset.max_queries_per_group" in mistake
 
 
+def test_what_ties_queries_together_is_not_compiled() -> None:
+    (mistake,) = mistakes("charades-clip-slowfast", "train.compile=true", "model.segment_context=group")
+    assert "model.segment_context=group" in mistake
+    assert load_config("charades-clip-slowfast", ["train.compile=true"])
+
+
 def test_ranking_by_frames_needs_the_frame_classifier() -> None:
     (mistake,) = mistakes("charades-mini", "evaluate.rank_by=frames")
     assert "model.encoder_loss bce" in mistake
