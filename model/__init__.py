@@ -2,7 +2,7 @@
 
 from mesm.model.batch import Batch, Targets, WordMask
 from mesm.model.layouts import Layout
-from mesm.model.losses import LossConfig, compute_losses, match_spans, matched_losses
+from mesm.model.losses import LossConfig, compute_losses
 from mesm.model.mesm import Mesm, MesmConfig, Output
 from mesm.model.ranking import span_scores
 
@@ -16,7 +16,5 @@ __all__ = [
     "Targets",
     "WordMask",
     "compute_losses",
-    "match_spans",
-    "matched_losses",
     "span_scores",
 ]

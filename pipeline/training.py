@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mesm.datasets.faults import write_point
 from mesm.datasets.grouping import epoch_batches
 from mesm.datasets.publishing import remove_stale_temporaries
-from mesm.model import Batch, match_spans, matched_losses
+from mesm.model import Batch, compute_losses
 from mesm.model.losses import WHOLE, Share
 from mesm.pipeline.compiling import forward_and_losses
 from mesm.pipeline.config import Config, config_from_plain, to_plain
@@ -99,10 +99,10 @@ class Trainer:
             {k: v.detach().clone() for k, v in self.model.state_dict().items()} if config.train.ema else None
         )
         self.state = State()
-        self.forward, self.matched_losses = forward_and_losses(self.model, config.train.compile)
+        self.forward, self.compute_losses = forward_and_losses(self.model, config.train.compile)
         if world.size > 1:
             # Processes meet in the losses, which is no work for a compiler.
-            self.matched_losses = matched_losses
+            self.compute_losses = compute_losses
             # A batch of one group has no negatives, hence no gradient for the saliency heads.
             idle = config.dataset.max_queries_per_group > 0 or any(len(batch) < 2 for batch in self.batches(0))
             self.forward = DistributedDataParallel(self.forward, find_unused_parameters=idle)
@@ -240,8 +240,7 @@ class Trainer:
         batch.prepare()
         with half_precision(self.device, config.train.precision):
             output = self.forward(batch)
-        output = output.float()
-        return self.matched_losses(output, batch, config.loss, match_spans(output, batch, config.loss), share)
+        return self.compute_losses(output.float(), batch, config.loss, share)
 
     def _own_part(
         self, indices: Sequence[int], groups: Sequence[int], generator: np.random.Generator, with_saliency: bool

@@ -41,7 +41,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mesm.datasets.annotations import Annotation
-from mesm.model import Batch, Mesm, MesmConfig, compute_losses, match_spans
+from mesm.model import Batch, Mesm, MesmConfig, compute_losses
 from mesm.pipeline.compiling import forward_and_losses
 from mesm.pipeline.config import load_config, to_plain
 from mesm.pipeline.evaluation import protocol_of
@@ -142,11 +142,11 @@ class Pair:
         self.batch = self.host_batch.to(self.device)
         torch.manual_seed(0)
         self.model = Mesm(self.config).to(self.device)
-        self.forward, self.matched_losses = forward_and_losses(self.model, compiled=False)
+        self.forward, self.compute_losses = forward_and_losses(self.model, compiled=False)
 
     def compile(self) -> None:
         """From now on, run compiled what `--compile` compiles."""
-        self.forward, self.matched_losses = forward_and_losses(self.model, compiled=True)
+        self.forward, self.compute_losses = forward_and_losses(self.model, compiled=True)
 
     def autocast(self) -> torch.autocast:
         """Return the context of the asked precision."""
@@ -159,8 +159,7 @@ class Pair:
         batch.prepare()
         with self.autocast():
             output = self.forward(batch)
-        output = output.float()
-        return self.matched_losses(output, batch, self.loss, match_spans(output, batch, self.loss))
+        return self.compute_losses(output.float(), batch, self.loss)
 
     def train_step(self) -> Step:
         """One step of ours."""

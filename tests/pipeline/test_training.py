@@ -217,7 +217,7 @@ def test_choosing_on_the_test_split_is_said(corpus: Path, tmp_path: Path, capsys
 def test_number_that_is_not_finite_stops_with_the_parts(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    original = compiling.matched_losses
+    original = compiling.compute_losses
 
     def spoiled(output: Any, *arguments: Any) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = original(output, *arguments)
@@ -229,7 +229,7 @@ def test_number_that_is_not_finite_stops_with_the_parts(
         return losses
 
     steps: list[int] = []
-    monkeypatch.setattr(compiling, "matched_losses", spoiled)
+    monkeypatch.setattr(compiling, "compute_losses", spoiled)
     with pytest.raises(PipelineError, match=rf"the {what} is not finite in epoch 2, step 2: span .*, total "):
         train_tiny(corpus, tmp_path / "run")
     last = RunDirectory(tmp_path / "run").load(LAST)
