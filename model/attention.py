@@ -46,6 +46,30 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, tr
     return torch.matmul(dropout(scores.softmax(-1), p, training), v)
 
 
+def probes(q: Tensor, weight: Tensor, heads: int) -> Tensor:
+    """What projected queries look for in keys that are not projected: q . (W y) = (W^T q) . y, head by head.
+
+    q: (N, Q, D); weight: (D, D), the projection W of the keys. Returns (N, heads * Q, D). Where a sequence has few
+    queries and many keys, this moves the projection from the keys to the queries.
+    """
+    n, queries, dim = q.shape
+    split = q.view(n, queries, heads, -1)
+    return torch.einsum("nqhs,hsd->nhqd", split, weight.view(heads, -1, dim)).flatten(1, 2)
+
+
+def weighted_values(weights: Tensor, x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
+    """Sum of projected values, projected after the sum: sum(a (W x + b)) = W sum(a x) + b sum(a), head by head.
+
+    weights: (N, heads * Q, L); x: (N, L, D), not projected; weight: (D, D) and bias: (D,), the projection of the
+    values. Returns (N, Q, D), before the output projection.
+    """
+    n, _, dim = x.shape
+    total = weights.sum(-1).view(n, heads, -1).transpose(1, 2)[..., None]
+    mean = torch.bmm(weights, x).view(n, heads, -1, dim)
+    values = torch.einsum("nhqd,hsd->nqhs", mean, weight.view(heads, -1, dim))
+    return (values + total * bias.view(heads, -1)).flatten(2)
+
+
 def packed_attention(
     q: Tensor, k: Tensor, v: Tensor, layout: Layout, key_mask: Tensor | None, heads: int, p: float, training: bool
 ) -> Tensor:

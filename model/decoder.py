@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mesm.model.attention import attention, merge_heads, split_heads
+from mesm.model.attention import attention, merge_heads, probes, split_heads, weighted_values
 from mesm.model.elementwise import add_dropped, dropout
 from mesm.model.layers import FeedForward, Mlp
 from mesm.model.position import span_positions
@@ -58,34 +58,23 @@ class DecoderLayer(nn.Module):
         """Attend to the frames, content and position of each head side by side, without projecting the frames.
 
         A query has few spans and many frames: what would turn frames to keys and values is applied to the spans
-        instead, see `Attention.attend_from_one`. The biases of the keys add the same to all scores of a span, which the
-        softmax undoes; they are added so that every parameter has a gradient.
+        instead, see `probes` and `weighted_values`. The biases of the keys add the same to all scores of a span, which
+        the softmax undoes; they are added so that every parameter has a gradient.
         """
-        n, spans, dim = x.shape
-        size = dim // self.heads
         content, position = self.cross_content_q(x), self.cross_sine_q(query_sine)
         if self.first:
             # The first layer adds the codes of the frames to their content too.
             content = content + self.cross_position_q(query_pos)
             position = position + content
-        scale = (2 * size) ** -0.5
-        by_content, content_bias = self._probe(content * scale, self.cross_content_k)
-        by_position, position_bias = self._probe(position * scale, self.cross_position_k)
-        scores = torch.baddbmm(content_bias + position_bias, by_content, memory.transpose(1, 2))
+        scale = (2 * x.shape[-1] // self.heads) ** -0.5
+        pairs = ((content * scale, self.cross_content_k), (position * scale, self.cross_position_k))
+        by_content, by_position = (probes(q, keys.weight, self.heads) for q, keys in pairs)
+        biases = [split_heads(q * keys.bias, self.heads).sum(-1).flatten(1)[..., None] for q, keys in pairs]
+        scores = torch.baddbmm(biases[0] + biases[1], by_content, memory.transpose(1, 2))
         scores = torch.baddbmm(scores, by_position, positions.transpose(1, 2))
         weights = scores.masked_fill(~mask[:, None], float("-inf")).softmax(-1)
         weights = dropout(weights, self.dropout, self.training)
-        context = torch.bmm(weights, memory).view(n, self.heads, spans, dim)
-        values = torch.einsum("nhqd,hsd->nqhs", context, self.cross_v.weight.view(self.heads, size, dim))
-        total = weights.sum(-1).view(n, self.heads, spans, 1).transpose(1, 2)
-        return self.cross_out((values + total * self.cross_v.bias.view(self.heads, size)).flatten(2))
-
-    def _probe(self, q: Tensor, keys: nn.Linear) -> tuple[Tensor, Tensor]:
-        """What (N, Q, D) of every head looks for in frames that `keys` would project: (N, H * Q, D), (N, H * Q, 1)."""
-        q = q.unflatten(-1, (self.heads, -1))
-        weight, bias = keys.weight.unflatten(0, (self.heads, -1)), keys.bias.unflatten(0, (self.heads, -1))
-        probe = torch.einsum("nqhs,hsd->nhqd", q, weight).flatten(1, 2)
-        return probe, torch.einsum("nqhs,hs->nhq", q, bias).flatten(1)[..., None]
+        return self.cross_out(weighted_values(weights, memory, self.cross_v.weight, self.cross_v.bias, self.heads))
 
 
 class Decoder(nn.Module):

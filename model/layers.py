@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from mesm.model.attention import attention, merge_heads, packed_attention, split_heads
+from mesm.model.attention import attention, merge_heads, packed_attention, probes, split_heads, weighted_values
 from mesm.model.elementwise import add_dropped, dropout
 from mesm.model.feed_forward import feed_forward
 from mesm.model.layouts import Layout
@@ -113,24 +113,17 @@ class Attention(nn.Module):
     def attend_from_one(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Attend from one position a sequence without projecting the keys and values.
 
-        With a single query, q . (Wk y) = (Wk^T q) . y and sum(a Wv y) = Wv sum(a y): both projections move from the L
-        positions to the one query. The key bias adds the same to every score and cancels in the softmax.
+        Both projections move from the L positions to the one query, see `probes` and `weighted_values`. The key bias
+        adds the same to every score and cancels in the softmax.
 
         x: (N, D) and keys, values: (N, L, D), none of them projected; mask: (N, heads or 1, L), True = visible. Returns
         (N, D), before the output projection.
         """
-        n, dim = x.shape
-        size = dim // self.heads
         (weight_q, bias_q), (weight_k, _), (weight_v, bias_v) = self.projections()
-        weight_k, weight_v = (weight.view(self.heads, size, dim) for weight in (weight_k, weight_v))
-        bias_v = bias_v.view(self.heads, size)
-        q = F.linear(x, weight_q, bias_q).view(n, self.heads, size)
-        probe = torch.einsum("nhs,hsd->nhd", q, weight_k)
-        scores = torch.matmul(probe, keys.transpose(1, 2)) * size**-0.5
+        q = F.linear(x[:, None], weight_q, bias_q)
+        scores = torch.bmm(probes(q, weight_k, self.heads), keys.transpose(1, 2)) * (x.shape[-1] // self.heads) ** -0.5
         weights = dropout(scores.masked_fill(~mask, float("-inf")).softmax(-1), self.dropout, self.training)
-        mean = torch.matmul(weights, values)
-        out = torch.einsum("nhd,hsd->nhs", mean, weight_v) + weights.sum(-1, keepdim=True) * bias_v
-        return out.reshape(n, dim)
+        return weighted_values(weights, values, weight_v, bias_v, self.heads).squeeze(1)
 
 
 class FeedForward(nn.Module):
