@@ -34,14 +34,10 @@ class Reader:
 
 READERS: Mapping[str, Reader] = {
     "charades-sta": Reader(charades.read_charades_sta, charades.SPLITS, "train", ("test",)),
-    "charades-cg": Reader(
-        CHARADES_CG.read, tuple(CHARADES_CG.files), "train", ("novel_composition", "novel_word")
-    ),
+    "charades-cg": Reader(CHARADES_CG.read, tuple(CHARADES_CG.files), "train", ("novel_composition", "novel_word")),
     "charades-cd": Reader(CHARADES_CD.read, tuple(CHARADES_CD.files), "train", ("test_ood", "test_iid")),
     "tacos": Reader(TACOS.read, tuple(TACOS.files), "train", ("test",)),
-    "qvhighlights": Reader(
-        qvhighlights.read_qvhighlights, tuple(qvhighlights.FILES), "train", ("val", "test")
-    ),
+    "qvhighlights": Reader(qvhighlights.read_qvhighlights, tuple(qvhighlights.FILES), "train", ("val", "test")),
     "activitynet": Reader(ACTIVITYNET.read, tuple(ACTIVITYNET.files), "train", ("val_2",)),
     "jsonl": Reader(read_jsonl, (), "train", ("val",)),
 }

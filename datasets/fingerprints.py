@@ -69,9 +69,7 @@ def _plain(value: Any, place: str) -> Any:
         return _plain_float(value, place)
     if isinstance(value, str):
         if os.path.isabs(value):
-            raise FeatureError(
-                f"{place} is the path {value}: a specification holds hashes of files, not places"
-            )
+            raise FeatureError(f"{place} is the path {value}: a specification holds hashes of files, not places")
         return value
     if isinstance(value, Mapping):
         return _plain_mapping(value, place)

@@ -98,9 +98,7 @@ def _read_record(fields: RecordFields, split: str) -> Annotation:
     )
 
 
-def _cut_to_duration(
-    fields: RecordFields, windows: tuple[Window, ...], duration: float | None
-) -> tuple[Window, ...]:
+def _cut_to_duration(fields: RecordFields, windows: tuple[Window, ...], duration: float | None) -> tuple[Window, ...]:
     if duration is None:
         return windows
     for window in windows:

@@ -87,9 +87,7 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         sync_folder(path.parent)
 
 
-def _write_and_claim(
-    temporary: Path, folder: Path, names: Iterable[str], content: bytes, what: str
-) -> Path | None:
+def _write_and_claim(temporary: Path, folder: Path, names: Iterable[str], content: bytes, what: str) -> Path | None:
     # The descriptor stays open until the name is taken: its lock shows others that the writer lives.
     with open(temporary, "xb", buffering=0) as stream:
         _try_lock(stream.fileno(), fcntl.LOCK_EX, wait=True)

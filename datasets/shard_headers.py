@@ -106,17 +106,13 @@ def check_key(key: str) -> None:
     if not key or key in (".", ".."):
         raise FeatureError(f"the id {key!r} cannot be a key of features: it is not a name")
     if any(character in "/\\" or ord(character) < 32 for character in key):
-        raise FeatureError(
-            f"the id {key!r} cannot be a key of features: it holds a slash or a control character"
-        )
+        raise FeatureError(f"the id {key!r} cannot be a key of features: it holds a slash or a control character")
     try:
         size = len(key.encode())
     except UnicodeEncodeError:
         raise FeatureError(f"the id {key!r} cannot be a key of features: it is not valid Unicode") from None
     if size > LONGEST_KEY:
-        raise FeatureError(
-            f"the id {key[:40]!r}... has {size} bytes; a key of features has at most {LONGEST_KEY}"
-        )
+        raise FeatureError(f"the id {key[:40]!r}... has {size} bytes; a key of features has at most {LONGEST_KEY}")
 
 
 def plain_array(array: np.ndarray) -> np.ndarray:
@@ -212,9 +208,7 @@ def _parse(path: Path, text: bytes, size: int, data_start: int) -> ShardHeader:
         raise ValueError(f"the header speaks of {end} bytes, the file has {size}")
     if places.keys() != content["records"].keys():
         raise ValueError("the header's records and its arrays are not of the same keys")
-    entries = {
-        key: Entry(_record_from_json(key, fields), places[key]) for key, fields in content["records"].items()
-    }
+    entries = {key: Entry(_record_from_json(key, fields), places[key]) for key, fields in content["records"].items()}
     return ShardHeader(path, size, str(content["fingerprint"]), entries)
 
 

@@ -54,9 +54,7 @@ class ShardIndex:
                 self._numbers = {key: number for number in self._headers for key in self.entries(number)}
                 self._ordered = None
                 return
-        raise FeatureError(
-            f"{self.path} changes faster than it can be listed; try again when its writers rest"
-        )
+        raise FeatureError(f"{self.path} changes faster than it can be listed; try again when its writers rest")
 
     def keys(self) -> KeysView[str]:
         """Return the keys of all records, sorted."""

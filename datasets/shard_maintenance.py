@@ -76,9 +76,7 @@ def _verify_shard(index: ShardIndex, number: int) -> list[Problem]:
     path = index.path / shard_name(number)
     try:
         entries = index.read_header(number).entries
-        return [
-            Problem(path, key, reason) for key, entry in entries.items() if (reason := _wrong(path, entry))
-        ]
+        return [Problem(path, key, reason) for key, entry in entries.items() if (reason := _wrong(path, entry))]
     except FileNotFoundError:
         return []  # compacted while this was reading
     except FeatureError as error:
@@ -131,8 +129,7 @@ def _republish(index: ShardIndex, keys: Collection[str]) -> None:
 
 def _remove_superseded(index: ShardIndex) -> None:
     counting: Mapping[int, bool] = {
-        number: any(index.number(key) == number for key in index.entries(number))
-        for number in index.headers()
+        number: any(index.number(key) == number for key in index.entries(number)) for number in index.headers()
     }
     _remove(index, [number for number, counts in counting.items() if not counts])
 

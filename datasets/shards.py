@@ -109,9 +109,7 @@ class FeatureFolder:
                 sync_folder(path.parent)
                 write_point("folder:synced")
                 content = {"format": FOLDER_FORMAT, "name": name, "fingerprint": fingerprint(spec)}
-                text = json.dumps(
-                    {**content, "spec": plain_spec(spec)}, indent=1, sort_keys=True, ensure_ascii=False
-                )
+                text = json.dumps({**content, "spec": plain_spec(spec)}, indent=1, sort_keys=True, ensure_ascii=False)
                 publish_new(path, [FINGERPRINT_FILE], f"{text}\n".encode(), "fingerprint")
         return cls.open(path, spec)
 
@@ -127,17 +125,11 @@ class FeatureFolder:
             content = json.loads(file.read_text(encoding="utf-8"))
             name, found, stated = content["name"], content["spec"], content["fingerprint"]
         except OSError as error:
-            raise FeatureError(
-                f"{path} is no folder of features: {FINGERPRINT_FILE}: {error.strerror}"
-            ) from error
+            raise FeatureError(f"{path} is no folder of features: {FINGERPRINT_FILE}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise FeatureError(
-                f"{file} is damaged ({error}); delete it and extract again, the shards stay"
-            ) from error
+            raise FeatureError(f"{file} is damaged ({error}); delete it and extract again, the shards stay") from error
         if content.get("format") != FOLDER_FORMAT:
-            raise FeatureError(
-                f"{file} has format {content.get('format')}, this version reads {FOLDER_FORMAT}"
-            )
+            raise FeatureError(f"{file} has format {content.get('format')}, this version reads {FOLDER_FORMAT}")
         if fingerprint(found) != stated:
             raise FeatureError(f"{file} was edited: its specification has another fingerprint than it states")
         if spec is not None and fingerprint(spec) != stated:
@@ -328,9 +320,7 @@ def _plain_arrays(key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nd
     rows = [name for name in _ROW_ARRAYS if name in arrays]
     if len(rows) != 1 or arrays[rows[0]].ndim != 2:
         found = ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing"
-        raise FeatureError(
-            f"{key}: expected one array (rows, dim) called {' or '.join(_ROW_ARRAYS)}, found {found}"
-        )
+        raise FeatureError(f"{key}: expected one array (rows, dim) called {' or '.join(_ROW_ARRAYS)}, found {found}")
     for name in arrays:
         check_key(name)
     return {name: plain_array(array) for name, array in arrays.items()}

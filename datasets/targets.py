@@ -56,9 +56,13 @@ class QueryTargets:
         rows, own = len(self.clip_mask), slice(first, stop)
         windows = ((self.windows * rows - first) / (stop - first)).clip(0, 1).astype(np.float32)
         return QueryTargets(
-            self.start_idx - first, self.end_idx - first, self.clip_mask[own], self.relevant[own], self.saliency[own],
+            self.start_idx - first,
+            self.end_idx - first,
+            self.clip_mask[own],
+            self.relevant[own],
+            self.saliency[own],
             windows,
-        )  # fmt: skip
+        )
 
 
 def query_targets(

@@ -78,9 +78,7 @@ def parity_row_length(info: VideoInfo, clip_len_s: float) -> Fraction:
     return clip_len
 
 
-def clip_rows(
-    info: VideoInfo, clip_len_s: float, frames_per_row: int, span_s: float | Fraction
-) -> np.ndarray:
+def clip_rows(info: VideoInfo, clip_len_s: float, frames_per_row: int, span_s: float | Fraction) -> np.ndarray:
     """Return the (rows, frames_per_row) int64 clean table of encoders that see several frames of a clip.
 
     The frames of a row are those at the middles of `frames_per_row` equal parts of `span_s` seconds around

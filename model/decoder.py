@@ -82,9 +82,7 @@ class Decoder(nn.Module):
 
     def __init__(self, dim: int, heads: int, dim_hidden: int, dropout: float, layers: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(dim, heads, dim_hidden, dropout, first=i == 0) for i in range(layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(dim, heads, dim_hidden, dropout, first=i == 0) for i in range(layers))
         self.norm = nn.LayerNorm(dim)
         self.query_scale = Mlp(dim, dim, dim, 2)
         self.position_head = Mlp(dim, dim, dim, 2)

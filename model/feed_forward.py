@@ -22,9 +22,16 @@ LEAST_SLOPE = 1e-3
 
 
 def feed_forward(
-    residual: Tensor, x: Tensor, weight1: Tensor, bias1: Tensor, slope: Tensor, weight2: Tensor, bias2: Tensor,
-    p: float, training: bool,
-) -> Tensor:  # fmt: skip
+    residual: Tensor,
+    x: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    slope: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    p: float,
+    training: bool,
+) -> Tensor:
     """residual + Drop(W2 Drop(PReLU(W1 x + b1)) + b2).
 
     residual, x: (T, D); weight1: (H, D); slope: (1,); weight2: (D, H); p: probability of both dropouts. Returns (T, D).
@@ -50,9 +57,16 @@ class _FeedForward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, residual: Tensor, x: Tensor, weight1: Tensor, bias1: Tensor, slope: Tensor, weight2: Tensor,
-        bias2: Tensor, p: float,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        residual: Tensor,
+        x: Tensor,
+        weight1: Tensor,
+        bias1: Tensor,
+        slope: Tensor,
+        weight2: Tensor,
+        bias2: Tensor,
+        p: float,
+    ) -> Tensor:
         before = torch.addmm(bias1, x, weight1.T)
         ctx.factor, ctx.factor_out, keep_out = 1.0, 1.0, None
         if p == 0:
@@ -89,6 +103,12 @@ class _FeedForward(torch.autograd.Function):
         # This side first is the faster product.
         grad_weight1 = (x.T @ grad_before).T.contiguous()
         return (
-            gradient, grad_before @ weight1, grad_weight1, grad_before.sum(0), grad_slope, grad_weight2,
-            above.sum(0) / ctx.factor, None,
-        )  # fmt: skip
+            gradient,
+            grad_before @ weight1,
+            grad_weight1,
+            grad_before.sum(0),
+            grad_slope,
+            grad_weight2,
+            above.sum(0) / ctx.factor,
+            None,
+        )

@@ -140,9 +140,16 @@ class FeedForward(nn.Module):
         """residual + Drop(W2 Drop(PReLU(W1 x))), without the norms; all (..., D)."""
         first, second = self.linear1, self.linear2
         return feed_forward(
-            residual.flatten(0, -2), x.flatten(0, -2), first.weight, first.bias, slope, second.weight, second.bias,
-            dropout, self.training,
-        ).view(x.shape)  # fmt: skip
+            residual.flatten(0, -2),
+            x.flatten(0, -2),
+            first.weight,
+            first.bias,
+            slope,
+            second.weight,
+            second.bias,
+            dropout,
+            self.training,
+        ).view(x.shape)
 
 
 class CrossLayer(nn.Module):

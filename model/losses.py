@@ -114,9 +114,7 @@ def matched_losses(
     return losses
 
 
-def span_losses(
-    logits: Tensor, spans: Tensor, targets: Targets, pairs: Pairs, config: LossConfig
-) -> dict[str, Tensor]:
+def span_losses(logits: Tensor, spans: Tensor, targets: Targets, pairs: Pairs, config: LossConfig) -> dict[str, Tensor]:
     """L1 and generalised IoU of the matched spans, and cross-entropy of all of them, for each of K decoder layers.
 
     logits, spans: (K, N, Q, 2). Three tensors (K,). span: mean |difference| over matched spans and both coordinates;
@@ -231,9 +229,13 @@ def hull_windows(targets: Targets) -> Tensor:
 
 
 def contrast(
-    segment: Tensor, sentence: Tensor, window: Tensor, group: Tensor, config: LossConfig,
+    segment: Tensor,
+    sentence: Tensor,
+    window: Tensor,
+    group: Tensor,
+    config: LossConfig,
     others: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Compute the contrast of `segment_sentence_loss`: segment (N, D), sentence (M, D), windows and groups of both.
 
     window: (N, 2) and group: (N,) of the segments; others: (M, 2) and (M,) of the sentences, None: the same queries.

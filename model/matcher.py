@@ -14,9 +14,14 @@ Pairs = tuple[Tensor, Tensor, Tensor]
 
 @torch.no_grad()
 def match(
-    logits: Tensor, spans: Tensor, windows: Tensor, counts: tuple[int, ...], span_weight: float, giou_weight: float,
+    logits: Tensor,
+    spans: Tensor,
+    windows: Tensor,
+    counts: tuple[int, ...],
+    span_weight: float,
+    giou_weight: float,
     class_weight: float,
-) -> Pairs:  # fmt: skip
+) -> Pairs:
     """Assign each window to one predicted span, at the least total cost, for each of K decoder layers by itself.
 
     cost = span_weight * L1(span) - giou_weight * GIoU - class_weight * p(moment). With one window a query that is an

@@ -137,9 +137,17 @@ class CrossEncoder(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, x_pos: Tensor | None, layout: Layout, y: Tensor, y_pos: Tensor | None, mask: Tensor,
-        x_rows: Tensor | None = None, y_rows: Tensor | None = None, words: bool = False,
-    ) -> Tensor:  # fmt: skip
+        self,
+        x: Tensor,
+        x_pos: Tensor | None,
+        layout: Layout,
+        y: Tensor,
+        y_pos: Tensor | None,
+        mask: Tensor,
+        x_rows: Tensor | None = None,
+        y_rows: Tensor | None = None,
+        words: bool = False,
+    ) -> Tensor:
         """Let packed x attend to padded y; what several sequences share is projected once.
 
         x, x_pos: (T, D) laid out by `layout`, or fewer rows of which `x_rows` (T,) repeats some; y, y_pos: (N, Lk, D),
@@ -308,9 +316,15 @@ class Mesm(nn.Module):
         )
 
     def _enhance(
-        self, batch: Batch, projected: Tensor, positions: Tensor, words: Tensor, text_of_pair: Tensor,
-        layout: Layout, rows: Tensor,
-    ) -> Tensor:  # fmt: skip
+        self,
+        batch: Batch,
+        projected: Tensor,
+        positions: Tensor,
+        words: Tensor,
+        text_of_pair: Tensor,
+        layout: Layout,
+        rows: Tensor,
+    ) -> Tensor:
         """FW-MESM: packed frames of each pair, enhanced by the words (N, W, D) that `text_of_pair` takes, (T, D)."""
         if not self.config.frame_word:
             return projected.index_select(0, rows)
@@ -429,9 +443,7 @@ class Mesm(nn.Module):
         packed = layout.pack(words)
         if self.config.recurrent_words:
             packed = self.word_recurrence(packed, layout)
-        rebuilt = self.frame_word(
-            packed, None, layout, video, positions, mask, y_rows=rows, words=True
-        )
+        rebuilt = self.frame_word(packed, None, layout, video, positions, mask, y_rows=rows, words=True)
         return self.word_head(rebuilt)
 
 

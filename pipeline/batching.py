@@ -54,9 +54,12 @@ class FrameTable:
 
     @classmethod
     def load(
-        cls, folders: Sequence[FeatureFolder], video_ids: Sequence[str], config: DatasetConfig,
+        cls,
+        folders: Sequence[FeatureFolder],
+        video_ids: Sequence[str],
+        config: DatasetConfig,
         device: torch.device | str = "cpu",
-    ) -> FrameTable:  # fmt: skip
+    ) -> FrameTable:
         """Read and prepare the features of the given videos; FeatureError names those that are missing."""
         for folder in folders:
             missing = sorted(set(video_ids) - set(folder.keys()))
@@ -67,9 +70,7 @@ class FrameTable:
                 )
         return cls({video: read_video(folders, video, config) for video in dict.fromkeys(video_ids)}, device)
 
-    def take(
-        self, video_ids: Sequence[str], crops: Crops | None = None
-    ) -> tuple[Tensor, Layout]:
+    def take(self, video_ids: Sequence[str], crops: Crops | None = None) -> tuple[Tensor, Layout]:
         """Gather the packed frames (T, D) of the given videos; of those in `crops`, the rows [first, stop) only."""
         crops = crops or {}
         ranges = np.array([crops.get(video, (0, self.lengths[video])) for video in video_ids])
@@ -172,9 +173,14 @@ class MomentData:
     """The queries of one split with everything that a step needs of them."""
 
     def __init__(
-        self, annotations: Sequence[Annotation], frames: FrameTable, text: TextSource, vocabulary: Vocabulary,
-        config: DatasetConfig, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        annotations: Sequence[Annotation],
+        frames: FrameTable,
+        text: TextSource,
+        vocabulary: Vocabulary,
+        config: DatasetConfig,
+        seed: int = 0,
+    ) -> None:
         """Prepare queries and targets; queries without a moment (a test split without truth) have no targets."""
         self.annotations = list(annotations)
         self.frames, self.config = frames, config
@@ -184,10 +190,12 @@ class MomentData:
         has_targets = all(query.targets is not None for query in self._queries)
         by_start = [q.targets.start_idx if q.targets else 0 for q in self._queries]
         self.groups: list[Group] = group_queries(
-            self.annotations, config.group_by,
+            self.annotations,
+            config.group_by,
             order=by_start if config.group_by == "video" or not has_targets else None,
-            max_queries=config.max_queries_per_group, seed=seed,
-        )  # fmt: skip
+            max_queries=config.max_queries_per_group,
+            seed=seed,
+        )
         widths = [len(query.words.tokens) for query in self._queries]
         self._word_starts = np.cumsum([0, *widths])[:-1]
         # The last row is the zero vector that padding reads.
@@ -199,9 +207,12 @@ class MomentData:
         return len(self.annotations)
 
     def _prepare(
-        self, annotation: Annotation, text: TextSource, vocabulary: Vocabulary,
+        self,
+        annotation: Annotation,
+        text: TextSource,
+        vocabulary: Vocabulary,
         cache: dict[str, tuple[Words, np.ndarray, np.ndarray]],
-    ) -> _Query:  # fmt: skip
+    ) -> _Query:
         if annotation.query not in cache:
             words = text.words(annotation.query)
             labels = np.array([vocabulary.label(token) for token in words.tokens], np.int64)
@@ -250,9 +261,14 @@ class MomentData:
         return indices, places
 
     def batch(
-        self, indices: Sequence[int], groups: Sequence[int], generator: np.random.Generator | None = None,
-        with_saliency: bool = True, part: range | None = None, crop: float = 0.0,
-    ) -> Batch:  # fmt: skip
+        self,
+        indices: Sequence[int],
+        groups: Sequence[int],
+        generator: np.random.Generator | None = None,
+        with_saliency: bool = True,
+        part: range | None = None,
+        crop: float = 0.0,
+    ) -> Batch:
         """Cut a batch. With a generator it is one to train on: negatives, masked words and targets are drawn.
 
         crop: probability that of a video only a random part is shown, which holds the moments of all its queries.

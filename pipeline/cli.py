@@ -32,13 +32,15 @@ app = typer.Typer(
     help="Find the moment in a video that a sentence describes.\n\nExample: mesm-pipeline demo --out mesm-demo",
 )
 features_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None,
+    no_args_is_help=True,
+    rich_markup_mode=None,
     help="Look into folders of features, or export them.\n\nExample: mesm-pipeline features list features",
-)  # fmt: skip
+)
 weights_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None,
+    no_args_is_help=True,
+    rich_markup_mode=None,
     help="Weights of the encoders.\n\nExample: mesm-pipeline weights get openai-clip-vit-b-32",
-)  # fmt: skip
+)
 app.add_typer(features_app, name="features")
 app.add_typer(weights_app, name="weights")
 
@@ -187,16 +189,26 @@ def extract(
         say(f"failed: {line}")
     if as_json:
         failed = [{"video": f.video_id, "reason": f.reason, "message": f.message} for f in summary.failed]
-        _print_json({"done": summary.done, "skipped": summary.skipped, "failed": failed, "rows": summary.rows,
-                     "texts": report.texts, "missing": report.missing,
-                     "seconds": round(summary.seconds, 2)})  # fmt: skip
+        _print_json(
+            {
+                "done": summary.done,
+                "skipped": summary.skipped,
+                "failed": failed,
+                "rows": summary.rows,
+                "texts": report.texts,
+                "missing": report.missing,
+                "seconds": round(summary.seconds, 2),
+            }
+        )
     elif videos is None:
         print(f"{report.texts} queries encoded")
     elif not summary.done and not summary.failed:
         print(f"nothing to do: all {summary.skipped} videos are there")
     else:
-        print(f"{summary.done} videos extracted ({summary.rows} rows, {summary.seconds:.1f} s), "
-              f"{summary.skipped} were there, {len(summary.failed)} failed")  # fmt: skip
+        print(
+            f"{summary.done} videos extracted ({summary.rows} rows, {summary.seconds:.1f} s), "
+            f"{summary.skipped} were there, {len(summary.failed)} failed"
+        )
     return OK if report.complete else SOME_FAILED
 
 
@@ -351,10 +363,14 @@ def ground(
 
         say(f"page: {write_grounding_page(html, encoded, result)}")
     if as_json:
-        _print_json({
-            "video": str(video), "query": result.query, "duration_s": round(encoded.duration_s, 3),
-            "moments": [{"start_s": m.start_s, "end_s": m.end_s, "score": m.score} for m in result.moments],
-        })  # fmt: skip
+        _print_json(
+            {
+                "video": str(video),
+                "query": result.query,
+                "duration_s": round(encoded.duration_s, 3),
+                "moments": [{"start_s": m.start_s, "end_s": m.end_s, "score": m.score} for m in result.moments],
+            }
+        )
         return OK
     from rich.table import Table
 
@@ -528,9 +544,14 @@ def extractors(as_json: JsonOption = False) -> int:
     table = Table("encoder", "kind", "dim", "clip s", "weights", "here", "licence", box=None, header_style="bold")
     for row in rows:
         table.add_row(
-            row.name, row.kind, str(row.dim or "-"), f"{row.clip_len_s:g}" if row.clip_len_s else "-",
-            row.weights or "-", "yes" if row.available else "no", row.licence or "-",
-        )  # fmt: skip
+            row.name,
+            row.kind,
+            str(row.dim or "-"),
+            f"{row.clip_len_s:g}" if row.clip_len_s else "-",
+            row.weights or "-",
+            "yes" if row.available else "no",
+            row.licence or "-",
+        )
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
     return OK
 

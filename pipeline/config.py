@@ -206,16 +206,31 @@ _AT_LEAST_ONE = (1, math.inf)
 _SHARE = (0, 0.99)
 _WEIGHT = (0, math.inf)
 _RANGES: Mapping[str, tuple[float, float]] = {
-    "model.dim": _AT_LEAST_ONE, "model.heads": _AT_LEAST_ONE, "model.feed_forward_dim": _AT_LEAST_ONE,
-    "model.queries": _AT_LEAST_ONE, "model.dropout": _SHARE, "model.input_dropout": _SHARE,
-    "model.frame_word_layers": _AT_LEAST_ONE, "model.segment_sentence_layers": _AT_LEAST_ONE,
-    "model.aligner_layers": _AT_LEAST_ONE, "model.encoder_layers": _AT_LEAST_ONE,
+    "model.dim": _AT_LEAST_ONE,
+    "model.heads": _AT_LEAST_ONE,
+    "model.feed_forward_dim": _AT_LEAST_ONE,
+    "model.queries": _AT_LEAST_ONE,
+    "model.dropout": _SHARE,
+    "model.input_dropout": _SHARE,
+    "model.frame_word_layers": _AT_LEAST_ONE,
+    "model.segment_sentence_layers": _AT_LEAST_ONE,
+    "model.aligner_layers": _AT_LEAST_ONE,
+    "model.encoder_layers": _AT_LEAST_ONE,
     "model.decoder_layers": _AT_LEAST_ONE,
-    "loss.span": _WEIGHT, "loss.giou": _WEIGHT, "loss.label": _WEIGHT, "loss.saliency": _WEIGHT, "loss.frame": _WEIGHT,
-    "loss.rank_divisor": (1e-6, math.inf), "loss.rebuild_words": _WEIGHT, "loss.segment_sentence": _WEIGHT,
-    "loss.background_weight": _WEIGHT, "loss.contrast_iou": (-1, 1), "loss.temperature": (1e-6, math.inf),
-    "loss.margin": _WEIGHT, "loss.label_smoothing": _SHARE,
-}  # fmt: skip
+    "loss.span": _WEIGHT,
+    "loss.giou": _WEIGHT,
+    "loss.label": _WEIGHT,
+    "loss.saliency": _WEIGHT,
+    "loss.frame": _WEIGHT,
+    "loss.rank_divisor": (1e-6, math.inf),
+    "loss.rebuild_words": _WEIGHT,
+    "loss.segment_sentence": _WEIGHT,
+    "loss.background_weight": _WEIGHT,
+    "loss.contrast_iou": (-1, 1),
+    "loss.temperature": (1e-6, math.inf),
+    "loss.margin": _WEIGHT,
+    "loss.label_smoothing": _SHARE,
+}
 """Smallest and largest value of the network's and the losses' numbers, whose dataclasses know nothing of files."""
 
 DERIVED = ("video_dim", "text_dim", "word_classes")
@@ -315,8 +330,10 @@ def _text_of(name: str, path: Path) -> tuple[str, str]:
     if resource.is_file():
         return resource.read_text(encoding="utf-8"), f"{name}.yaml"
     if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"no shipped configuration is called {name!r}{_nearest(name, shipped_configs())}; "
-                          f"expected one of {', '.join(shipped_configs())}, or the path of a .yaml file")  # fmt: skip
+        raise ConfigError(
+            f"no shipped configuration is called {name!r}{_nearest(name, shipped_configs())}; "
+            f"expected one of {', '.join(shipped_configs())}, or the path of a .yaml file"
+        )
     try:
         return path.read_text(encoding="utf-8"), str(path)
     except OSError as error:

@@ -90,8 +90,10 @@ def run_demo(out: Path, videos: int, seed: int) -> None:
         Console(highlight=False).print(render_rich(table, "held-out videos"))
     else:
         print(f"held-out videos\n{render_text(table)}")
-    print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.seconds.items())
-          + f"; this run {time.monotonic() - started:.0f} s")  # fmt: skip
+    print(
+        ", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.seconds.items())
+        + f"; this run {time.monotonic() - started:.0f} s"
+    )
     print(f"page: {page}")
 
 

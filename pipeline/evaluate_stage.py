@@ -25,9 +25,14 @@ HELD_BACK = "validation"
 
 
 def evaluate(
-    run: Path, annotations: Path | None, features: Path, splits: Sequence[str], device: torch.device, published: bool,
+    run: Path,
+    annotations: Path | None,
+    features: Path,
+    splits: Sequence[str],
+    device: torch.device,
+    published: bool,
     controls: bool = False,
-) -> list[Evaluation]:  # fmt: skip
+) -> list[Evaluation]:
     """Evaluate a run directory; without `splits`, on the test splits of its configuration."""
     config = load_trained(run, torch.device("cpu")).config
     place = annotations or (Path(config.dataset.annotations) if config.dataset.annotations else None)

@@ -66,9 +66,12 @@ def predict(model: Mesm, data: MomentData, config: Config, world: World = ALONE)
             annotation = data.annotations[i]
             rows = data.frames.lengths[annotation.video_id]
             predictions[i] = Prediction(
-                annotation.query_id, annotation.query, annotation.video_id, windows[row],
+                annotation.query_id,
+                annotation.query,
+                annotation.video_id,
+                windows[row],
                 saliency[row, :rows].astype(np.float64),
-            )  # fmt: skip
+            )
     for others in world.gather_objects(predictions):
         predictions |= others
     return [predictions[i] for i in range(len(data))]
@@ -89,9 +92,11 @@ def evaluate_split(model: Mesm, data: MomentData, config: Config, world: World =
 
 
 def baseline_scores(
-    train: Sequence[Annotation], test: Sequence[Annotation], config: Config,
+    train: Sequence[Annotation],
+    test: Sequence[Annotation],
+    config: Config,
     durations: Mapping[str, float] | None = None,
-) -> dict[str, Scores]:  # fmt: skip
+) -> dict[str, Scores]:
     """Score the best fixed window, fitted on the training queries if there are any, and the whole video."""
     protocol = protocol_of(config)
     fixed = [fit_fixed_window(train, durations_s=durations)] if train else []
@@ -213,11 +218,12 @@ def control_scores(trained: TrainedModel, data: MomentData) -> dict[str, Scores]
     fixed = _with_durations(data)
     return {
         name: evaluate_predictions(
-            predict(trained.model, fixed.with_frames(table), trained.config), data.annotations,
+            predict(trained.model, fixed.with_frames(table), trained.config),
+            data.annotations,
             protocol_of(trained.config),
         )
         for name, table in frames.items()
-    }  # fmt: skip
+    }
 
 
 def _with_durations(data: MomentData) -> MomentData:
@@ -237,9 +243,14 @@ class Evaluation:
 
 
 def evaluate_run(
-    path: Path, annotations: Mapping[str, Sequence[Annotation]], train: Sequence[Annotation], features: Path,
-    device: torch.device, published: bool = False, controls: bool = False,
-) -> list[Evaluation]:  # fmt: skip
+    path: Path,
+    annotations: Mapping[str, Sequence[Annotation]],
+    train: Sequence[Annotation],
+    features: Path,
+    device: torch.device,
+    published: bool = False,
+    controls: bool = False,
+) -> list[Evaluation]:
     """Evaluate a run on splits (name -> queries), write its predictions, and score the baselines beside it.
 
     controls: also score its answers when it sees nothing, and when it sees another video: what is left then was guessed

@@ -51,9 +51,15 @@ class ExtractReport:
 
 
 def extract(
-    config: Config, videos: Path | None, features: Path, annotations: Path | None, device: torch.device,
-    sources: WeightSources, limit: int = 0, shard: str = "",
-) -> ExtractReport:  # fmt: skip
+    config: Config,
+    videos: Path | None,
+    features: Path,
+    annotations: Path | None,
+    device: torch.device,
+    sources: WeightSources,
+    limit: int = 0,
+    shard: str = "",
+) -> ExtractReport:
     """Extract the features of every video of a folder, and of the annotations' queries, that are not there yet.
 
     Without a folder of videos, whose features were imported perhaps, only the queries are encoded.
@@ -74,10 +80,16 @@ def extract(
         say(f"features: {folder.path}, {len(folder)} videos there")
     with ProgressBar("videos", len(items)) as bar:
         summary = extract_videos(
-            items, encoders, folders, workers=config.extract.workers, batch_size=config.extract.batch_size,
-            device=device, timeout_s=config.extract.timeout_s, flush_rows=config.extract.flush_rows,
+            items,
+            encoders,
+            folders,
+            workers=config.extract.workers,
+            batch_size=config.extract.batch_size,
+            device=device,
+            timeout_s=config.extract.timeout_s,
+            flush_rows=config.extract.flush_rows,
             on_progress=lambda done, total: bar.update(done),
-        )  # fmt: skip
+        )
     texts = extract_queries(config, queries, features, device, sources) if queries else 0
     missing = missing_videos(queries, items) if not (limit or shard) else ()
     return ExtractReport(summary, texts, missing)

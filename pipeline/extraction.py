@@ -47,11 +47,27 @@ from mesm.pipeline.errors import PipelineError
 from mesm.pipeline.row_assembly import checked_plan
 
 VIDEO_SUFFIXES = frozenset(
-    f".{suffix}" for suffix in (
-        "3gp", "asf", "avi", "flv", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts",
-        "webm", "wmv",
+    f".{suffix}"
+    for suffix in (
+        "3gp",
+        "asf",
+        "avi",
+        "flv",
+        "gif",
+        "m2ts",
+        "m4v",
+        "mkv",
+        "mov",
+        "mp4",
+        "mpeg",
+        "mpg",
+        "mts",
+        "ogv",
+        "ts",
+        "webm",
+        "wmv",
     )
-)  # fmt: skip
+)
 FAILURES_FILE = "failures.json"
 FLUSH_ROWS = 4096
 LOOK_AHEAD = 2
@@ -295,8 +311,7 @@ class _Extraction:
             return
         self._routes[probed.job] = list(routes.values())
         outputs = [
-            FrameOutput(transform, np.unique(np.concatenate(route.wanted))) for transform, route in
-            routes.items()
+            FrameOutput(transform, np.unique(np.concatenate(route.wanted))) for transform, route in routes.items()
         ]
         try:
             self._pool.decode(probed, outputs)

@@ -67,9 +67,7 @@ def feature_folders(place: Path) -> list[FeatureFolder]:
         raise PipelineError(f"{place} is not a folder; expected a folder of features, or one that holds such")
     folders = [FeatureFolder.open(place)] if FeatureFolder.is_one(place) else FeatureFolder.all_in(place)
     if not folders:
-        raise PipelineError(
-            f"{place} holds no features; run `mesm-pipeline extract` or `import-features` first"
-        )
+        raise PipelineError(f"{place} holds no features; run `mesm-pipeline extract` or `import-features` first")
     return folders
 
 
@@ -159,9 +157,7 @@ def _export_hdf5(
 ) -> None:
     text = [key for key in chosen.values() if "features" not in folder.array_shapes(key)]
     if text:
-        raise PipelineError(
-            f"{folder.path} holds text features, whose released layout is npz; export with layout npz"
-        )
+        raise PipelineError(f"{folder.path} holds text features, whose released layout is npz; export with layout npz")
     _refuse_existing([target], overwrite)
 
     def write(temporary: Path) -> None:

@@ -102,9 +102,12 @@ def find_checkpoint(given: Path | None) -> Path:
     if os.environ.get("MESM_CHECKPOINT"):
         return Path(os.environ["MESM_CHECKPOINT"])
     found = sorted(
-        run for place in (Path("runs"), Path("mesm-demo")) if place.is_dir() for run in place.iterdir()
+        run
+        for place in (Path("runs"), Path("mesm-demo"))
+        if place.is_dir()
+        for run in place.iterdir()
         if RunDirectory(run).checkpoint_path(BEST).exists()
-    )  # fmt: skip
+    )
     if len(found) == 1:
         return found[0]
     choices = f"; there are: {', '.join(map(str, found))}" if found else ""
@@ -128,9 +131,12 @@ class MomentRetriever:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, device: str | torch.device = "cpu", sources: WeightSources | None = None,
+        cls,
+        path: str | Path,
+        device: str | torch.device = "cpu",
+        sources: WeightSources | None = None,
         features: Path | None = None,
-    ) -> MomentRetriever:  # fmt: skip
+    ) -> MomentRetriever:
         """Load a run directory, or a checkpoint file, and build its encoders.
 
         features: a folder of features in which the word vectors of an imported network stand.
@@ -177,9 +183,14 @@ class MomentRetriever:
         item = VideoItem(path.stem, path)
         extract = self.config.extract
         summary = extract_videos(
-            [item], self.encoders, folders, workers=1, batch_size=extract.batch_size, device=self.device,
+            [item],
+            self.encoders,
+            folders,
+            workers=1,
+            batch_size=extract.batch_size,
+            device=self.device,
             timeout_s=extract.timeout_s,
-        )  # fmt: skip
+        )
         if summary.failed:
             raise VideoError(summary.failed[0].message)
         return read_encoded(path, item.video_id, folders)

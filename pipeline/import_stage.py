@@ -36,6 +36,12 @@ def import_any(
             bar.update(done)
 
         folder = import_features(
-            source, features, name=name, clip_len_s=clip_len, layout=layout, durations=durations, progress=show  # type: ignore[arg-type]
-        )  # fmt: skip
+            source,
+            features,
+            name=name,
+            clip_len_s=clip_len,
+            layout=layout,
+            durations=durations,
+            progress=show,  # type: ignore[arg-type]
+        )
     return folder.path

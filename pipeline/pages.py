@@ -39,9 +39,11 @@ def thumbnails(path: Path, count: int = THUMBNAILS) -> list[tuple[float, np.ndar
 
 
 def grounding_figure(
-    video: EncodedVideo, result: GroundingResult, pictures: Sequence[tuple[float, np.ndarray]],
+    video: EncodedVideo,
+    result: GroundingResult,
+    pictures: Sequence[tuple[float, np.ndarray]],
     truth: Sequence[tuple[float, float]] | None = None,
-) -> report.GroundingFigure:  # fmt: skip
+) -> report.GroundingFigure:
     """Put one query's answer beside the video's frames."""
     times = (np.arange(len(result.saliency)) + 0.5) * result.row_s
     return report.GroundingFigure(

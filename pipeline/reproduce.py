@@ -44,15 +44,21 @@ PAPER: dict[str, dict[str, dict[str, float]]] = {
 
 EPOCHS = 200
 SELECT_ON = {
-    "charades-vgg-glove": "test", "charades-clip-slowfast": "test", "tacos-c3d-glove": "test",
-    "charades-cg-clip-slowfast": "novel_composition", "charades-cg-i3d-glove": "novel_composition",
-}  # fmt: skip
+    "charades-vgg-glove": "test",
+    "charades-clip-slowfast": "test",
+    "tacos-c3d-glove": "test",
+    "charades-cg-clip-slowfast": "novel_composition",
+    "charades-cg-i3d-glove": "novel_composition",
+}
 """The split that the published code chose its best epoch on; QVHighlights has a validation split."""
 
 _RELEASED = {
-    "clip": "clip_image.hdf5", "slowfast-8x8-r50": "slowfast.hdf5", "vgg16": "vgg.hdf5", "c3d": "c3d.hdf5",
+    "clip": "clip_image.hdf5",
+    "slowfast-8x8-r50": "slowfast.hdf5",
+    "vgg16": "vgg.hdf5",
+    "c3d": "c3d.hdf5",
     "i3d-inception": "i3d.hdf5",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def _check_text(config: Config, queries: list[Annotation], features: Path) -> Ch
             f"extract makes {WORD_TABLE_FILE} from glove.6B.300d.txt, import-features from glove.pkl"
             if text.encoder == "glove"
             else "encode the queries: mesm-pipeline extract --config CONFIG --annotations ANNOTATIONS, without --videos"
-        )  # fmt: skip
+        )
         return Check(name, "", f"{error}; {how}")
     return Check(name, f"word vectors, fingerprint {fingerprint[:12]}")
 
@@ -146,9 +152,15 @@ def describe(rows: Sequence[Check]) -> str:
 
 
 def reproduce(
-    setting: str, config: Config, annotations: Path, features: Path, out: Path, device: torch.device,
-    seeds: Sequence[int], select_on: str,
-) -> dict[str, MetricsTable]:  # fmt: skip
+    setting: str,
+    config: Config,
+    annotations: Path,
+    features: Path,
+    out: Path,
+    device: torch.device,
+    seeds: Sequence[int],
+    select_on: str,
+) -> dict[str, MetricsTable]:
     """Check, train every seed, evaluate, and set the paper's row beside ours, split by split.
 
     Raises PipelineError that lists what is missing.

@@ -17,9 +17,12 @@ from mesm.pipeline.tables import MetricsTable
 from mesm.pipeline.training import train
 
 FIGURES = {
-    "R1@0.3": "MR-full-R1@0.3", "R1@0.5": "MR-full-R1@0.5", "R1@0.7": "MR-full-R1@0.7", "mIoU": "MR-full-miou",
+    "R1@0.3": "MR-full-R1@0.3",
+    "R1@0.5": "MR-full-R1@0.5",
+    "R1@0.7": "MR-full-R1@0.7",
+    "mIoU": "MR-full-miou",
     "mAP avg": "MR-full-mAP",
-}  # fmt: skip
+}
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -39,9 +42,14 @@ def seed_directory(out: Path, seed: int) -> Path:
 
 
 def train_seeds(
-    config: Config, annotations: Path, features: Path, out: Path, device: torch.device, seeds: Sequence[int],
+    config: Config,
+    annotations: Path,
+    features: Path,
+    out: Path,
+    device: torch.device,
+    seeds: Sequence[int],
     select_on: str = "",
-) -> dict[int, RunDirectory]:  # fmt: skip
+) -> dict[int, RunDirectory]:
     """Train the configuration with each seed, one after the other; finished ones are not trained again."""
     runs = {}
     for seed in seeds:

@@ -127,18 +127,24 @@ class Trainer:
     def announce(self) -> None:
         """Print the plan."""
         data, train = self.data, self.config.train
-        say(f"training {self.config.name}: {len(data.train)} queries of {len(data.train.groups)} groups, "
-            f"{self.steps_per_epoch} steps an epoch, {train.epochs} epochs")  # fmt: skip
+        say(
+            f"training {self.config.name}: {len(data.train)} queries of {len(data.train.groups)} groups, "
+            f"{self.steps_per_epoch} steps an epoch, {train.epochs} epochs"
+        )
         parameters = sum(p.numel() for p in self.parameters)
-        say(f"network: {parameters:,} parameters, frames {data.train.frames.dim}, words {data.text.dim}, "
-            f"{data.vocabulary.classes} word classes; {self.device}, {train.precision}")  # fmt: skip
+        say(
+            f"network: {parameters:,} parameters, frames {data.train.frames.dim}, words {data.text.dim}, "
+            f"{data.vocabulary.classes} word classes; {self.device}, {train.precision}"
+        )
         say(f"validation: {len(data.validation)} queries, {data.validation_name}; best epoch by {train.select_by}")
         if train.compile:
             slower = "; on a CPU its steps are slower than without" if self.device.type == "cpu" else ""
             say(f"note: the first steps wait minutes for the compiler{slower}")
         if data.validation_name in self.config.dataset.test_splits:
-            say(f"note: the best epoch is chosen on {data.validation_name}, a test split, as published; "
-                "its figures there are too good")  # fmt: skip
+            say(
+                f"note: the best epoch is chosen on {data.validation_name}, a test split, as published; "
+                "its figures there are too good"
+            )
 
     def restore(self) -> bool:
         """Go on from the last checkpoint, if there is one that fits; PipelineError when it does not."""
@@ -178,8 +184,9 @@ class Trainer:
         if differences:
             raise PipelineError(
                 f"{self.run.path} holds a run with another configuration:\n  "
-                + "\n  ".join(differences) + "\nuse the same configuration to resume it, or choose another --out"
-            )  # fmt: skip
+                + "\n  ".join(differences)
+                + "\nuse the same configuration to resume it, or choose another --out"
+            )
 
     def train(self) -> None:
         """Train to the last epoch, validating and saving on the way."""
@@ -400,8 +407,10 @@ def train(
             data.text.table.save(run.path / WORD_TABLE_FILE)
     world.wait()
     if trainer.state.epoch >= config.train.epochs:
-        say(f"{out} is complete: {config.train.epochs} epochs, best {trainer.state.best_epoch + 1} by "
-            f"{config.train.select_by} {trainer.state.best_score:.2f}")  # fmt: skip
+        say(
+            f"{out} is complete: {config.train.epochs} epochs, best {trainer.state.best_epoch + 1} by "
+            f"{config.train.select_by} {trainer.state.best_score:.2f}"
+        )
         return run
     if world.leads:
         remove_stale_temporaries(out)
@@ -409,6 +418,8 @@ def train(
     if world.leads:
         note = f"The best epoch was chosen by {config.train.select_by} on {data.validation_name}."
         write_run_report(out, notes=[note])
-    say(f"done: best epoch {trainer.state.best_epoch + 1}, {config.train.select_by} {trainer.state.best_score:.2f} on "
-        f"{data.validation_name}")  # fmt: skip
+    say(
+        f"done: best epoch {trainer.state.best_epoch + 1}, {config.train.select_by} {trainer.state.best_score:.2f} on "
+        f"{data.validation_name}"
+    )
     return run

@@ -308,19 +308,28 @@ def bench_network(what: str, setting: str, options: argparse.Namespace) -> dict[
     ms, best, flops = statistics.median(times), statistics.median(peaks), ours.facts["flops"]
     useful = flops / ms / 1e6
     row: dict[str, Any] = {
-        "bench": what, "setting": setting, "device": device_name(device), "precision": options.precision,
-        "compile": options.compile, "queries": len(SHAPES[setting].video_of_query), "ms_per_step": round(ms, 2),
-        "spread": round(spread(times), 3), "useful_gflop": round(flops / 1e9, 2), "useful_gflops": round(useful, 1),
-        "peak_gflops": round(best, 1), "peak_fraction": round(useful / best, 3),
+        "bench": what,
+        "setting": setting,
+        "device": device_name(device),
+        "precision": options.precision,
+        "compile": options.compile,
+        "queries": len(SHAPES[setting].video_of_query),
+        "ms_per_step": round(ms, 2),
+        "spread": round(spread(times), 3),
+        "useful_gflop": round(flops / 1e9, 2),
+        "useful_gflops": round(useful, 1),
+        "peak_gflops": round(best, 1),
+        "peak_fraction": round(useful / best, 3),
         "peak_memory_mb": round(ours.facts["memory_mb"]),
-    }  # fmt: skip
+    }
     if plain is not None:
         row |= {
             "reference_ms_per_step": round(statistics.median(plain_times), 2),
             "reference_gflop": round(plain.facts["flops"] / 1e9, 2),
             "reference_peak_memory_mb": round(plain.facts["memory_mb"]),
-            "speedup": round(statistics.median(ratios), 2), "loss_difference": difference,
-        }  # fmt: skip
+            "speedup": round(statistics.median(ratios), 2),
+            "loss_difference": difference,
+        }
         plain.stop()
     ours.stop()
     return row
@@ -339,8 +348,12 @@ def bench_epoch(setting: str, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="mesm-bench-") as name:
         folder = Path(name)
         write_synthetic(folder, setting, options.videos)
-        overrides = ["dataset.reader=jsonl", "dataset.validation_split=val", f"train.precision={options.precision}",
-                     f"train.compile={str(options.compile).lower()}"]  # fmt: skip
+        overrides = [
+            "dataset.reader=jsonl",
+            "dataset.validation_split=val",
+            f"train.precision={options.precision}",
+            f"train.compile={str(options.compile).lower()}",
+        ]
         config = load_config(setting, overrides)
         data = load_training_data(config, folder / "annotations.jsonl", folder / "features", device)
         run = RunDirectory(folder / "run")
@@ -366,12 +379,20 @@ def bench_epoch(setting: str, options: argparse.Namespace) -> dict[str, Any]:
         steps = [clock(lambda g=groups, n=n: trainer.step(g, n)) for n, groups in enumerate(batches)]  # type: ignore[misc]
     ms, batch_ms = statistics.median(steps), statistics.median(host)
     return {
-        "bench": "epoch", "setting": setting, "device": device_name(device), "precision": options.precision,
-        "compile": options.compile, "queries": len(data.train), "steps": len(steps),
-        "seconds": round(sum(steps) / 1000, 2), "ms_per_step": round(ms, 2), "spread": round(spread(steps), 3),
-        "batch_ms": round(batch_ms, 2), "batch_fraction": round(batch_ms / ms, 4),
+        "bench": "epoch",
+        "setting": setting,
+        "device": device_name(device),
+        "precision": options.precision,
+        "compile": options.compile,
+        "queries": len(data.train),
+        "steps": len(steps),
+        "seconds": round(sum(steps) / 1000, 2),
+        "ms_per_step": round(ms, 2),
+        "spread": round(spread(steps), 3),
+        "batch_ms": round(batch_ms, 2),
+        "batch_fraction": round(batch_ms / ms, 4),
         "peak_memory_mb": round(peak_memory_mb(device)),
-    }  # fmt: skip
+    }
 
 
 def bench_evaluate(options: argparse.Namespace) -> dict[str, Any]:
@@ -388,8 +409,13 @@ def bench_evaluate(options: argparse.Namespace) -> dict[str, Any]:
     protocol, clock = protocol_of(load_config("qvhighlights-clip-slowfast")), Clock(torch.device("cpu"))
     times = [clock(lambda: evaluate_predictions(predictions, annotations, protocol)) for _ in range(options.repeats)]
     ms = statistics.median(times)
-    return {"bench": "evaluate", "queries": QUERIES, "windows": WINDOWS, "ms": round(ms, 1),
-            "spread": round(spread(times), 3)}  # fmt: skip
+    return {
+        "bench": "evaluate",
+        "queries": QUERIES,
+        "windows": WINDOWS,
+        "ms": round(ms, 1),
+        "spread": round(spread(times), 3),
+    }
 
 
 def bench_ground(options: argparse.Namespace) -> dict[str, Any]:
@@ -403,8 +429,9 @@ def bench_ground(options: argparse.Namespace) -> dict[str, Any]:
     text_encoder = build_text_encoder(config.features.text, device, sources)
     sizes = {"video_dim": video_encoders[0].dim + 2, "text_dim": text_encoder.dim, "word_classes": 203}
     published = MesmConfig()
-    network = replace(config.model, dim=published.dim, heads=published.heads,
-                      feed_forward_dim=published.feed_forward_dim)  # fmt: skip
+    network = replace(
+        config.model, dim=published.dim, heads=published.heads, feed_forward_dim=published.feed_forward_dim
+    )
     config = replace(config, model=network)
     found = {encoder.name: encoder_fingerprint(encoder) for encoder in video_encoders}
     found[text_encoder.name] = encoder_fingerprint(text_encoder)
@@ -413,9 +440,12 @@ def bench_ground(options: argparse.Namespace) -> dict[str, Any]:
         run.create()
         model = Mesm(replace(network, **sizes))  # type: ignore[arg-type]
         meta = {
-            "config": to_plain(config), "sizes": sizes, "text": {},
-            "vocabulary": {}, "fingerprints": found,
-        }  # fmt: skip
+            "config": to_plain(config),
+            "sizes": sizes,
+            "text": {},
+            "vocabulary": {},
+            "fingerprints": found,
+        }
         run.save(BEST, {f"model.{k}": v for k, v in model.state_dict().items()}, meta)
         retriever = MomentRetriever.from_checkpoint(run.path, device, sources)
     row: dict[str, Any] = {"bench": "ground", "device": device_name(device)}

@@ -51,9 +51,14 @@ _UNREADABLE = (RuntimeError, ValueError, EOFError, KeyError, LookupError, Attrib
 
 
 def import_checkpoint(
-    source: Path, out: Path, *, opt: Path | None = None, trust_pickle: bool = False, setting: str | None = None,
+    source: Path,
+    out: Path,
+    *,
+    opt: Path | None = None,
+    trust_pickle: bool = False,
+    setting: str | None = None,
     annotations: Path | None = None,
-) -> RunDirectory:  # fmt: skip
+) -> RunDirectory:
     """Write a run directory from a released checkpoint, and return it.
 
     opt: the `opt.json` beside it, to check against; setting: shipped configuration, by default recognised from the
@@ -75,8 +80,9 @@ def import_checkpoint(
     run.write_text("config.yaml", config.to_yaml())
     epoch = content.get("epoch")
     imported = {"source": source.name, "sha256": digest, "epoch": epoch if isinstance(epoch, int) else None}
-    run.save(BEST, {f"model.{name}": value for name, value in state.items()},
-             _meta(config, network, vocabulary, imported))  # fmt: skip
+    run.save(
+        BEST, {f"model.{name}": value for name, value in state.items()}, _meta(config, network, vocabulary, imported)
+    )
     say(f"{source.name}: {config.name}, {sum(v.numel() for v in state.values()):,} parameters, written to {out}")
     if config.features.text.encoder == "glove":
         say("its word vectors are not in the checkpoint: evaluation reads glove.safetensors beside the features")
@@ -162,14 +168,23 @@ def _match_setting(
     config = load_config(setting or recognised.name)
     problems = list(_contradictions(config, found))
     if problems:
-        raise PipelineError(f"{source} was not trained in the setting {config.name}: " + "; ".join(problems)
-                            + "; name the right one by --setting")  # fmt: skip
+        raise PipelineError(
+            f"{source} was not trained in the setting {config.name}: "
+            + "; ".join(problems)
+            + "; name the right one by --setting"
+        )
     # The number of layers is the setting's: taken from the file, a lost layer would not be missed.
     network = dataclasses.replace(
-        config.model, video_dim=found.video_dim, text_dim=found.text_dim, word_classes=found.word_classes,
-        dim=found.dim, feed_forward_dim=found.feed_forward_dim, queries=found.queries, masks="official",
+        config.model,
+        video_dim=found.video_dim,
+        text_dim=found.text_dim,
+        word_classes=found.word_classes,
+        dim=found.dim,
+        feed_forward_dim=found.feed_forward_dim,
+        queries=found.queries,
+        masks="official",
         segment_context="group" if config.dataset.group_by == "youtube-id" else "clip",
-    )  # fmt: skip
+    )
     words = found.word_classes - (1 if config.features.text.encoder == "glove" else 3)
     text = dataclasses.replace(config.features.text, vocabulary_size=words)
     features = dataclasses.replace(config.features, text=text)
@@ -278,12 +293,17 @@ def _meta(config: Config, network: MesmConfig, vocabulary: Vocabulary, imported:
         "fingerprints": {},
         "vocabulary": vocabulary.to_json(),
         "text": text,
-        "state": {"epoch": imported["epoch"], "step": 0, "best_score": None, "best_epoch": imported["epoch"],
-                  "sums": {}},
+        "state": {
+            "epoch": imported["epoch"],
+            "step": 0,
+            "best_score": None,
+            "best_epoch": imported["epoch"],
+            "sums": {},
+        },
         "weights": "imported",
         "imported": dict(imported),
         "versions": {name: importlib.metadata.version(name) for name in ("mesm-pipeline", "torch", "numpy")},
-    }  # fmt: skip
+    }
 
 
 def _refuse_other_run(run: RunDirectory, digest: str) -> None:

@@ -89,9 +89,7 @@ def import_features(
             "dim": dim,
         }
         folder = FeatureFolder.create_or_open(root, name, spec)
-        unreadable |= _copy(
-            features, folder, {key: names[key] for key in shapes}, clip_len_s, known, progress
-        )
+        unreadable |= _copy(features, folder, {key: names[key] for key in shapes}, clip_len_s, known, progress)
     if unreadable:
         lines = _some_lines(f"{key}: {reason}" for key, reason in sorted(unreadable.items()))
         raise FeatureError(
@@ -181,9 +179,7 @@ class ArrayFiles(AbstractContextManager["ArrayFiles"]):
     def __init__(self, folder: Path, suffix: str) -> None:
         """List the folder; FeatureError when it has no such file."""
         self._suffix = suffix
-        self._files = (
-            {path.stem: path for path in sorted(folder.glob(f"*{suffix}"))} if folder.is_dir() else {}
-        )
+        self._files = {path.stem: path for path in sorted(folder.glob(f"*{suffix}"))} if folder.is_dir() else {}
         if not self._files:
             raise FeatureError(f"{folder} holds no {suffix} files; expected one per video")
 

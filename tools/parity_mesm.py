@@ -24,10 +24,16 @@ GRADIENT_RTOL = 1e-3
 STEP_RTOL = 1e-3
 
 _LOSS_NAMES = {
-    "span": "loss_span", "giou": "loss_giou", "label": "loss_label", "saliency": "loss_saliency",
-    "rebuild_words": "loss_rec_fw", "segment_sentence": "loss_rec_ss",
-    "span_0": "loss_span_0", "giou_0": "loss_giou_0", "label_0": "loss_label_0",
-}  # fmt: skip
+    "span": "loss_span",
+    "giou": "loss_giou",
+    "label": "loss_label",
+    "saliency": "loss_saliency",
+    "rebuild_words": "loss_rec_fw",
+    "segment_sentence": "loss_rec_ss",
+    "span_0": "loss_span_0",
+    "giou_0": "loss_giou_0",
+    "label_0": "loss_label_0",
+}
 
 
 @dataclass(frozen=True)
@@ -226,14 +232,17 @@ def _compare_outputs(
     """Compare at valid positions only: what stands at padding has no meaning."""
     frames = batch.frames.mask[list(batch.video_of_query)]
     everywhere = {
-        "pred_logits": output.logits[0], "pred_spans": output.spans[0], "recon_feat": output.segment_token,
-        "aux_outputs/0/pred_logits": output.logits[1], "aux_outputs/0/pred_spans": output.spans[1],
-    }  # fmt: skip
+        "pred_logits": output.logits[0],
+        "pred_spans": output.spans[0],
+        "recon_feat": output.segment_token,
+        "aux_outputs/0/pred_logits": output.logits[1],
+        "aux_outputs/0/pred_spans": output.spans[1],
+    }
     padded = {"saliency_scores": output.saliency, "neg_saliency_scores": output.negative_saliency}
     packed = {
         "enhanced_video_feat": (output.enhanced_video, frames),
         "recfw_words_logit": (output.word_logits, batch.words_mask),
-    }  # fmt: skip
+    }
     for name, ours in everywhere.items():
         yield _absolute(f"{prefix}/{name}", ours, golden.get(f"{prefix}/{name}"))
     for name, ours in padded.items():

@@ -354,9 +354,15 @@ class ReferenceMesm(Parts):
         return F.normalize(slots[torch.arange(n), place], dim=-1)
 
     def _answer(
-        self, batch: PlainBatch, video: Tensor, pos: Tensor, words: Tensor, text: Tensor, text_mask: Tensor,
+        self,
+        batch: PlainBatch,
+        video: Tensor,
+        pos: Tensor,
+        words: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
         pick: list[int],
-    ) -> dict[str, Tensor]:  # fmt: skip
+    ) -> dict[str, Tensor]:
         n, mask, none = len(video), batch.video_mask, video.new_zeros(())
         enhanced = self.enhance_encoder(video, mask, pos, words[pick], batch.words_mask[pick], none)
         x = self.t2v_encoder(enhanced, mask, pos, text[pick], text_mask[pick], none)
@@ -434,9 +440,13 @@ def reference_losses(out: dict[str, Tensor], batch: PlainBatch, config: LossConf
         losses["loss_rec_fw"] = _word_loss(out["recfw_words_logit"], batch, config)
     losses["loss_rec_ss"] = _segment_sentence_loss(out, batch, config)
     weights = {
-        "loss_span": config.span, "loss_giou": config.giou, "loss_label": config.label,
-        "loss_saliency": config.saliency, "loss_rec_fw": config.rebuild_words, "loss_rec_ss": config.segment_sentence,
-    }  # fmt: skip
+        "loss_span": config.span,
+        "loss_giou": config.giou,
+        "loss_label": config.label,
+        "loss_saliency": config.saliency,
+        "loss_rec_fw": config.rebuild_words,
+        "loss_rec_ss": config.segment_sentence,
+    }
     losses["total"] = sum((weights[name.removesuffix("_0")] * value for name, value in losses.items()), torch.zeros(()))
     return losses
 

@@ -59,9 +59,7 @@ SHAPES = {
 def configs_of(setting: str) -> tuple[MesmConfig, LossConfig]:
     """Network and losses of a setting, with the widths of its features."""
     config, shape = load_config(setting), SHAPES[setting]
-    network = replace(
-        config.model, video_dim=shape.video_dim, text_dim=shape.text_dim, word_classes=shape.word_classes
-    )
+    network = replace(config.model, video_dim=shape.video_dim, text_dim=shape.text_dim, word_classes=shape.word_classes)
     return network, config.loss
 
 

@@ -34,10 +34,16 @@ def write_synthetic(folder: Path, setting: str, videos: int) -> None:
             start, end = np.sort(draw.uniform(0, duration, 2))
             query = " ".join(draw.choice(words, int(draw.integers(4, shape.words - 1))))
             split = "train" if number % 10 else "val"
-            lines.append({
-                "query_id": len(lines), "video_id": name, "query": query, "moments": [[start, max(end, start + 0.5)]],
-                "duration_s": duration, "split": split,
-            })  # fmt: skip
+            lines.append(
+                {
+                    "query_id": len(lines),
+                    "video_id": name,
+                    "query": query,
+                    "moments": [[start, max(end, start + 0.5)]],
+                    "duration_s": duration,
+                    "split": split,
+                }
+            )
     (folder / "annotations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     dims = {"clip": 512, "slowfast-8x8-r50": 2304, "vgg16": 4096, "c3d": 4096}
     for stream in config.features.video:

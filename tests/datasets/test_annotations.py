@@ -56,9 +56,7 @@ def published_groups(reader: str, split: str) -> list[Group]:
 
 
 @pytest.mark.parametrize(("reader", "split", "queries", "videos", "groups"), PUBLISHED_COUNTS)
-def test_counts_equal_the_published_tables(
-    reader: str, split: str, queries: int, videos: int, groups: int
-) -> None:
+def test_counts_equal_the_published_tables(reader: str, split: str, queries: int, videos: int, groups: int) -> None:
     annotations = published(reader, split)
     assert len(annotations) == queries
     assert len({annotation.video_id for annotation in annotations}) == videos
@@ -146,9 +144,7 @@ def test_tacos_times_are_frames_and_names_lose_their_ending() -> None:
         (-0.5, 2.0, 10.0, (0.0, 2.0)),
     ],
 )
-def test_moments_are_cleaned(
-    start: float, end: float, duration: float, expected: tuple[float, float] | None
-) -> None:
+def test_moments_are_cleaned(start: float, end: float, duration: float, expected: tuple[float, float] | None) -> None:
     assert clean_moment(start, end, duration) == expected
 
 
@@ -274,9 +270,7 @@ def test_missing_file_names_the_file_and_the_folder(tmp_path: Path) -> None:
 def test_unknown_names_get_the_nearest_valid_one() -> None:
     with pytest.raises(AnnotationError, match="did you mean charades-sta"):
         read_annotations("charades_sta", Path("."), "train")
-    with pytest.raises(
-        AnnotationError, match=r"split of charades-cg: 'novel_words' \(did you mean novel_word\?"
-    ):
+    with pytest.raises(AnnotationError, match=r"split of charades-cg: 'novel_words' \(did you mean novel_word\?"):
         read_annotations("charades-cg", Path("."), "novel_words")
 
 

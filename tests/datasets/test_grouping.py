@@ -53,9 +53,7 @@ def test_chunks_are_shuffled_by_the_seed_and_sorted_inside() -> None:
     seed=st.integers(0, 3),
     different=st.booleans(),
 )
-def test_an_epoch_uses_every_group_once(
-    chunks: list[int], batch_groups: int, seed: int, different: bool
-) -> None:
+def test_an_epoch_uses_every_group_once(chunks: list[int], batch_groups: int, seed: int, different: bool) -> None:
     groups = [Group(str(video), (0,)) for video, count in enumerate(chunks) for _ in range(count)]
     batches = epoch_batches(groups, batch_groups, seed=seed, epoch=4, one_chunk_per_video=different)
     assert sorted(number for batch in batches for number in batch) == list(range(len(groups)))

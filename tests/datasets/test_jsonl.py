@@ -34,18 +34,13 @@ def test_reads_what_the_documentation_shows(tmp_path: Path) -> None:
     saliency = {"clip_ids": [1, 2], "scores": [[4, 3], [0, 1]], "clip_len_s": 4}
     third = {**RECORD, "query_id": 2, "video_id": "day 1/küche", "saliency": saliency, "duration_s": None}
     annotations = read_annotations("jsonl", write(tmp_path, RECORD, second, "", third), "train")
-    assert annotations[0] == Annotation(
-        0, "kitchen", "a man opens the fridge", ((3.2, 7.5),), None, None, "train"
-    )
+    assert annotations[0] == Annotation(0, "kitchen", "a man opens the fridge", ((3.2, 7.5),), None, None, "train")
     assert annotations[1].moments == ((9.0, 11.0), (14.0, 31.4))
     assert annotations[2].saliency == Saliency((1, 2), ((4.0, 3.0), (0.0, 1.0)), 4.0)
 
 
 def test_one_file_may_hold_several_splits(tmp_path: Path) -> None:
-    records = [
-        {**RECORD, "query_id": number, "split": split}
-        for number, split in enumerate(("train", "val", "train"))
-    ]
+    records = [{**RECORD, "query_id": number, "split": split} for number, split in enumerate(("train", "val", "train"))]
     write(tmp_path, *records, name="annotations.jsonl")
     assert [annotation.query_id for annotation in read_annotations("jsonl", tmp_path, "train")] == [0, 2]
     assert [annotation.query_id for annotation in read_annotations("jsonl", tmp_path, "val")] == [1]

@@ -73,9 +73,7 @@ def contents(folder: FeatureFolder) -> dict[str, dict[str, np.ndarray]]:
     return {key: {name: array.copy() for name, array in folder.read(key).items()} for key in folder}
 
 
-def assert_same(
-    left: Mapping[str, Mapping[str, np.ndarray]], right: Mapping[str, Mapping[str, np.ndarray]]
-) -> None:
+def assert_same(left: Mapping[str, Mapping[str, np.ndarray]], right: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     assert left.keys() == right.keys()
     for key in left:
         assert left[key].keys() == right[key].keys()
@@ -158,9 +156,7 @@ class TestRoundTrip:
         assert not array.flags.owndata
         assert np.shares_memory(array, folder.read("a")["features"])
 
-    def test_reading_more_shards_than_may_be_mapped(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_reading_more_shards_than_may_be_mapped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(shard_index, "_MOST_MAPS", 2)
         folder = make_folder(tmp_path, [{f"v{seed}": seed} for seed in range(5)])
         kept = {key: folder.read(key) for key in folder}
@@ -206,9 +202,7 @@ class TestWriting:
             interrupted()
         assert list(FeatureFolder.open(folder.path)) == ["a"]
 
-    @pytest.mark.parametrize(
-        "key", ["", ".", "..", "a/b", "../a", "a\\b", "a\0b", "a\nb", "\udcff", "x" * 252]
-    )
+    @pytest.mark.parametrize("key", ["", ".", "..", "a/b", "../a", "a\\b", "a\0b", "a\nb", "\udcff", "x" * 252])
     def test_keys_that_cannot_be_file_names_are_refused(self, tmp_path: Path, key: str) -> None:
         folder = FeatureFolder.create_or_open(tmp_path, "clip", SPEC)
         with folder.writer() as writer, pytest.raises(FeatureError, match=r"cannot be a key|at most 251"):
@@ -225,16 +219,12 @@ class TestWriting:
             {"features": np.zeros((2, 3)), "a/b": np.zeros(2)},
         ],
     )
-    def test_arrays_that_cannot_be_stored_are_refused(
-        self, tmp_path: Path, stored: dict[str, np.ndarray]
-    ) -> None:
+    def test_arrays_that_cannot_be_stored_are_refused(self, tmp_path: Path, stored: dict[str, np.ndarray]) -> None:
         folder = FeatureFolder.create_or_open(tmp_path, "clip", SPEC)
         with folder.writer() as writer, pytest.raises(FeatureError):
             writer.add("a", stored)
 
-    @pytest.mark.parametrize(
-        "wrong", [{"duration_s": float("nan")}, {"clip_len_s": -1.0}, {"meta": {"a": object()}}]
-    )
+    @pytest.mark.parametrize("wrong", [{"duration_s": float("nan")}, {"clip_len_s": -1.0}, {"meta": {"a": object()}}])
     def test_facts_that_cannot_be_stored_are_refused(self, tmp_path: Path, wrong: dict[str, object]) -> None:
         folder = FeatureFolder.create_or_open(tmp_path, "clip", SPEC)
         with folder.writer() as writer, pytest.raises(FeatureError, match=r"^a: "):
@@ -251,9 +241,7 @@ class TestWriting:
             process.join(60)
         assert [process.exitcode for process in writers] == [0, 0]
         folder = FeatureFolder.create_or_open(tmp_path, "clip", SPEC)
-        assert [shard.path.name for shard in folder.shards()] == [
-            f"shard-{n:06d}.safetensors" for n in range(20)
-        ]
+        assert [shard.path.name for shard in folder.shards()] == [f"shard-{n:06d}.safetensors" for n in range(20)]
         assert_same(contents(folder), {f"{part}-{n}": rows(n) for part in range(2) for n in range(10)})
         assert folder.verify() == []
 
@@ -278,9 +266,7 @@ class TestSpecifications:
         with pytest.raises(FeatureError, match='mode: found "clean", expected "parity"'):
             FeatureFolder.open(folder.path, {**SPEC, "mode": "parity"})
 
-    def test_looking_for_features_that_were_made_otherwise_prints_the_difference(
-        self, tmp_path: Path
-    ) -> None:
+    def test_looking_for_features_that_were_made_otherwise_prints_the_difference(self, tmp_path: Path) -> None:
         make_folder(tmp_path, [{"a": 1}])
         assert list(FeatureFolder.find(tmp_path, "clip", SPEC)) == ["a"]
         with pytest.raises(FeatureError, match=r"is not there[^$]*clip_len_s: found 1, expected 2"):
@@ -359,9 +345,7 @@ class TestDamage:
     def test_a_damaged_shard_is_named_with_the_remedy(self, tmp_path: Path, how: str) -> None:
         folder = make_folder(tmp_path, [{"a": 1}, {"b": 2}])
         damage(folder.path / "shard-000001.safetensors", how)
-        with pytest.raises(
-            FeatureError, match=r"shard-000001\.safetensors is damaged .*verify --remove-damaged"
-        ):
+        with pytest.raises(FeatureError, match=r"shard-000001\.safetensors is damaged .*verify --remove-damaged"):
             FeatureFolder.open(folder.path).keys()
 
     @pytest.mark.parametrize("how", DAMAGES)
@@ -536,17 +520,13 @@ class TestUnwritable:
             FeatureFolder.create_or_open(tmp_path, "other", SPEC)
         assert_same(contents(FeatureFolder.open(folder.path)), {"a": rows(1)})
 
-    def test_a_full_disk_keeps_what_was_published_and_leaves_nothing_behind(
-        self, tmp_path: Path, mount: Mount
-    ) -> None:
+    def test_a_full_disk_keeps_what_was_published_and_leaves_nothing_behind(self, tmp_path: Path, mount: Mount) -> None:
         mount(tmp_path, "size=1m")
         folder = make_folder(tmp_path, [{"a": 1}])
         names = sorted(path.name for path in folder.path.iterdir())
         writer = folder.writer()
         writer.add("b", rows(2, count=200_000))
-        with pytest.raises(
-            FeatureError, match=r"the disk is full .No space left on device.; free some space"
-        ):
+        with pytest.raises(FeatureError, match=r"the disk is full .No space left on device.; free some space"):
             writer.publish()
         assert sorted(path.name for path in folder.path.iterdir()) == names
         assert writer.pending == 1
@@ -604,6 +584,4 @@ def test_rows_and_duration_must_agree_within_one_clip() -> None:
     assert row_count_problem(30, 1.0, None) is None
     assert row_count_problem(1, 2.0, 0.3) is None
     assert row_count_problem(32, 1.0, 30.8, slack_s=0.25) is None
-    assert row_count_problem(30, 1.0, 60.0) == (
-        "30 rows of 1 s are 30.00 s, the video lasts 60.00 s (2 s a row)"
-    )
+    assert row_count_problem(30, 1.0, 60.0) == ("30 rows of 1 s are 30.00 s, the video lasts 60.00 s (2 s a row)")

@@ -50,9 +50,7 @@ def test_targets_equal_the_golden_batches(name: str, clip_len_s: float) -> None:
             np.testing.assert_allclose(targets.spans, golden["batch/norm_span"][number][None], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "width"), [("golden_charades_csf", [512, 2304]), ("golden_tacos_c3d", [4096])]
-)
+@pytest.mark.parametrize(("name", "width"), [("golden_charades_csf", [512, 2304]), ("golden_tacos_c3d", [4096])])
 def test_prepared_features_equal_the_golden_batches(name: str, width: list[int]) -> None:
     with np.load(shared_path(f"golden/{name}.npz")) as golden:
         batch, mask = golden["batch/video_feat"], golden["batch/video_mask"]
@@ -88,9 +86,7 @@ def test_several_moments_cover_their_union() -> None:
 
 def test_windows_may_be_fractions_of_the_rows() -> None:
     cut = annotation((10, 20), duration=151)
-    np.testing.assert_allclose(
-        query_targets(cut, 75, 2.0, length_from="rows").windows, [[10 / 150, 20 / 150]]
-    )
+    np.testing.assert_allclose(query_targets(cut, 75, 2.0, length_from="rows").windows, [[10 / 150, 20 / 150]])
     np.testing.assert_allclose(query_targets(cut, 75, 2.0).windows, [[10 / 151, 20 / 151]])
 
 
@@ -118,9 +114,7 @@ def test_cropped_targets_hold_every_moment() -> None:
 
 def test_saliency_is_spread_over_rows_of_another_length() -> None:
     saliency = Saliency((1,), ((1.0, 1.0, 1.0),))
-    assert np.flatnonzero(
-        query_targets(annotation((2, 4), saliency=saliency), 8, 1.0).clip_mask
-    ).tolist() == [2, 3]
+    assert np.flatnonzero(query_targets(annotation((2, 4), saliency=saliency), 8, 1.0).clip_mask).tolist() == [2, 3]
     shared = annotation((2, 4), duration=8.0, saliency=saliency)
     assert np.flatnonzero(query_targets(shared, 16, ROWS_SHARE_DURATION).clip_mask).tolist() == [4, 5, 6, 7]
 
@@ -176,9 +170,7 @@ def test_positive_and_negative_rows_come_from_their_pools(data: st.DataObject, s
             assert outside[hard].all() if outside.any() else inside[hard].all()
             if saliency is None:
                 assert (pos[number, 0] != pos[number, 1]) == (inside.sum() > 1)
-                assert (neg[number, 0] != neg[number, 1]) == (
-                    (outside if outside.any() else inside).sum() > 1
-                )
+                assert (neg[number, 0] != neg[number, 1]) == ((outside if outside.any() else inside).sum() > 1)
             else:
                 assert saliency[number, pos[number, 0]] == saliency[number][inside].max()
                 assert saliency[number, neg[number, 0]] == saliency[number][inside].min()
@@ -250,17 +242,13 @@ def test_row_counts_must_agree_with_the_duration() -> None:
     check_rows("v", 75, 2.0, 148.0)
     check_rows("v", 9, ROWS_SHARE_DURATION, 1000.0)
     check_rows("v", 33, 1.0, 30.0, tolerance_s=3)
-    with pytest.raises(
-        FeatureError, match=r"video v: 31 rows of 2 s cover 62 s, but its annotation says 30\.5 s"
-    ):
+    with pytest.raises(FeatureError, match=r"video v: 31 rows of 2 s cover 62 s, but its annotation says 30\.5 s"):
         check_rows("v", 31, 2.0, 30.5)
 
 
 def test_charades_mini_features_agree_with_the_annotated_durations_but_for_1_2_seconds() -> None:
     root = shared_path("charades-mini")
-    durations = {
-        entry.video_id: entry.duration_s for entry in read_annotations("charades-sta", root, "train")
-    }
+    durations = {entry.video_id: entry.duration_s for entry in read_annotations("charades-sta", root, "train")}
     with h5py.File(root / "clip_train.h5") as features:
         for video_id, duration in durations.items():
             assert duration is not None

@@ -77,9 +77,7 @@ def test_vocabularies_survive_json() -> None:
         assert Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json()))) == vocabulary
 
 
-@pytest.mark.parametrize(
-    "stored", [{}, {"tokens": "ab", "size": 2}, {"tokens": [1.5], "size": 2}, {"tokens": [1]}]
-)
+@pytest.mark.parametrize("stored", [{}, {"tokens": "ab", "size": 2}, {"tokens": [1.5], "size": 2}, {"tokens": [1]}])
 def test_damaged_vocabularies_are_refused(stored: dict[str, object]) -> None:
     with pytest.raises(DatasetError, match="expected a vocabulary's tokens and size"):
         Vocabulary.from_json(stored)

@@ -75,9 +75,7 @@ def test_words_that_the_text_layout_cannot_hold_are_refused(tmp_path: Path) -> N
         (("a", "b"), np.full((2, 2), np.inf, np.float32), "expected finite float32"),
     ],
 )
-def test_tables_that_make_no_sense_are_refused(
-    words: tuple[str, ...], vectors: np.ndarray, message: str
-) -> None:
+def test_tables_that_make_no_sense_are_refused(words: tuple[str, ...], vectors: np.ndarray, message: str) -> None:
     with pytest.raises(FeatureError, match=message):
         WordVectors(words, vectors)
 

@@ -251,9 +251,7 @@ FILMS: dict[str, Film] = {
     ),
     "h264 wide pixels": Film("wide-pixels.mp4", X264, stretch=Fraction(4, 3)),
     "h264 tall pixels": Film("tall-pixels.mp4", X264, stretch=Fraction(3, 4)),
-    "h264 wide pixels rotated": Film(
-        "wide-rotated.mp4", X264, stretch=Fraction(4, 3), rotation=90, height=48
-    ),
+    "h264 wide pixels rotated": Film("wide-rotated.mp4", X264, stretch=Fraction(4, 3), rotation=90, height=48),
     "h264 odd size": Film("odd-size.mp4", (*X264, "-pix_fmt", "yuv444p"), width=127, height=63),
     "h264 one frame": Film("one-frame.mp4", X264, frames=1),
     "h264 two frames": Film("two-frames.mp4", X264, frames=2),
@@ -283,9 +281,7 @@ FILMS: dict[str, Film] = {
     "h264 times wrap ts": Film("wrap.ts", (*x264(B_FRAMES), "-output_ts_offset", "95441.5")),
     "h264 duplicate times": Film("twins.mkv", (*X264, "-g", "1"), rate=Fraction(1500), tick=MILLISECOND),
     "h264 without times": Film("elementary.h264", x264(B_FRAMES), damaged=True),
-    "h264 cut at open gop": Film(
-        "cut-open.ts", x264(OPEN_GOP), remux=after_packets(SECOND_GOP), damaged=True
-    ),
+    "h264 cut at open gop": Film("cut-open.ts", x264(OPEN_GOP), remux=after_packets(SECOND_GOP), damaged=True),
     "h264 cut between key frames": Film(
         "cut-between.ts", x264(OPEN_GOP), remux=after_packets(SECOND_GOP + 3), damaged=True
     ),
@@ -503,9 +499,7 @@ BROKEN: dict[str, Callable[[Path], Path]] = {
     "network session named mp4": playlist("sdp.mp4", SDP),
     "pattern of pictures": picture_pattern,
     "truncated without moov": lambda folder: cut_short(detailed("no-moov.mp4"), folder, 0.6),
-    "truncated with moov": lambda folder: cut_short(
-        detailed("cut-moov.mp4", "-movflags", "+faststart"), folder, 0.6
-    ),
+    "truncated with moov": lambda folder: cut_short(detailed("cut-moov.mp4", "-movflags", "+faststart"), folder, 0.6),
     "truncated within moov": lambda folder: cut_short(
         detailed("inside-moov.mp4", "-movflags", "+faststart"), folder, 0.004
     ),
@@ -538,9 +532,7 @@ DAMAGED: dict[str, Callable[[Path], Path]] = {
         for seed in (1, 2, 3)
     },
     **{
-        f"corrupt tables {seed}": partial(
-            hit, FILMS["h264 moov in front"], seed=seed, region=(0.01, 0.2), hits=4
-        )
+        f"corrupt tables {seed}": partial(hit, FILMS["h264 moov in front"], seed=seed, region=(0.01, 0.2), hits=4)
         for seed in range(6)
     },
 }

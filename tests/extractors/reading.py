@@ -57,9 +57,7 @@ class Reading:
         if min(rgb.shape[:2]) >= 16:
             greys = np.array(GREYS)[:, None]
             self.grey_error = max(self.grey_error, np.abs(band_colours(rgb, 2, 4) - greys).max())
-            self.colour_error = max(
-                self.colour_error, np.abs(band_colours(rgb, 3, 4) - np.array(COLOURS)).max()
-            )
+            self.colour_error = max(self.colour_error, np.abs(band_colours(rgb, 3, 4) - np.array(COLOURS)).max())
 
 
 def read_film(path: Path, decoder: str | None = None) -> Reading:

@@ -70,8 +70,15 @@ def test_another_rule_of_cutting_is_part_of_the_spec(vectors):
 
 def test_plain_words():
     assert plain_words("The man doesn't re-open it, twice.") == [
-        "the", "man", "doesn't", "re-open", "it", ",", "twice", "."
-    ]  # fmt: skip
+        "the",
+        "man",
+        "doesn't",
+        "re-open",
+        "it",
+        ",",
+        "twice",
+        ".",
+    ]
 
 
 def test_a_first_line_of_counts_is_allowed(tmp_path, vectors):

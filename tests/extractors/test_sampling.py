@@ -41,9 +41,7 @@ def video(timestamps: Sequence[int], time_base: Fraction, last: int) -> VideoInf
     end = timestamps[-1] + last
     fps = Fraction(len(timestamps)) / (end * time_base)
     ticks = np.array(timestamps, dtype=np.int64)
-    return VideoInfo(
-        Path("video"), 64, 48, fps, float(end * time_base), ticks, time_base, "h264", "mov", 0, "pyav"
-    )
+    return VideoInfo(Path("video"), 64, 48, fps, float(end * time_base), ticks, time_base, "h264", "mov", 0, "pyav")
 
 
 def steady(fps: Fraction | int, frames: int) -> VideoInfo:

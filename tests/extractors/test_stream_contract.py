@@ -192,17 +192,13 @@ def read_if_claimed(reader: ReadingProcess, path: Path, backend: str) -> Reading
 
 
 @pytest.mark.parametrize("name", ORDINARY)
-def test_decord_takes_ordinary_films(
-    name: str, film_path: Callable[[str], Path], reader: ReadingProcess
-) -> None:
+def test_decord_takes_ordinary_films(name: str, film_path: Callable[[str], Path], reader: ReadingProcess) -> None:
     pytest.importorskip("decord")
     assert reader.read(film_path(name)).decoder == "decord"
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_decoders_agree_on_every_pixel(
-    name: str, film_path: Callable[[str], Path], reader: ReadingProcess
-) -> None:
+def test_decoders_agree_on_every_pixel(name: str, film_path: Callable[[str], Path], reader: ReadingProcess) -> None:
     chosen = reader.read(film_path(name))
     if chosen.decoder == "pyav":
         pytest.skip("only PyAV reads this file")
@@ -258,9 +254,7 @@ def assert_honest(reading: Reading) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_file_is_refused_with_its_name_and_a_reason(
-    name: str, tmp_path: Path, reader: ReadingProcess
-) -> None:
+def test_broken_file_is_refused_with_its_name_and_a_reason(name: str, tmp_path: Path, reader: ReadingProcess) -> None:
     path = BROKEN[name](tmp_path)
     reading = reader.read(path, timeout_s=SECOND_LIMIT_S)
     assert reading.error is not None, f"{len(reading.frames)} frames were read"
@@ -286,9 +280,7 @@ def test_frames_after_the_damage_are_at_their_times(
     if reading.error is None:
         assert reading.info is not None
         assert reading.painted[-3:] == [72, 73, 74]
-        assert reading.info.timestamps[-3:] * float(reading.info.time_base) == pytest.approx(
-            [2.88, 2.92, 2.96]
-        )
+        assert reading.info.timestamps[-3:] * float(reading.info.time_base) == pytest.approx([2.88, 2.92, 2.96])
 
 
 @pytest.mark.parametrize(("bad", "held"), [(0, 1), (50, 49), (99, 98)])
@@ -301,9 +293,7 @@ def test_a_frame_that_cannot_be_decoded_leaves_its_neighbour_standing(
     assert reading.missing == 1
 
 
-def test_more_than_one_percent_of_bad_frames_is_an_error(
-    backend: str, tmp_path: Path, reader: ReadingProcess
-) -> None:
+def test_more_than_one_percent_of_bad_frames_is_an_error(backend: str, tmp_path: Path, reader: ReadingProcess) -> None:
     reading = reader.read(make_film(with_bad_frames(50, 60), tmp_path), backend)
     assert isinstance(reading.error, DecodeError)
 
@@ -314,9 +304,7 @@ def test_sound_that_begins_later_does_not_disturb(tmp_path: Path, reader: Readin
     assert reading.painted == LATE_SOUND.numbers
 
 
-def test_spliced_streams_keep_their_pictures_in_time_or_are_refused(
-    tmp_path: Path, reader: ReadingProcess
-) -> None:
+def test_spliced_streams_keep_their_pictures_in_time_or_are_refused(tmp_path: Path, reader: ReadingProcess) -> None:
     reading = reader.read(DAMAGED["spliced"](tmp_path))
     assert_honest(reading)
     if reading.error is None:
@@ -381,9 +369,7 @@ def test_playlist_of_addresses_calls_nobody(
         ".mpd": MPD.format(address=address),
         ".asx": f'<asx version="3.0"><entry><ref href="http://{address}"/></entry></asx>',
     }
-    text = texts.get(
-        suffix, f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nhttp://{address}\n#EXT-X-ENDLIST\n"
-    )
+    text = texts.get(suffix, f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nhttp://{address}\n#EXT-X-ENDLIST\n")
     path = tmp_path / f"list{suffix}"
     path.write_text(text)
     reading = reader.read(path, timeout_s=SECOND_LIMIT_S)
@@ -426,9 +412,7 @@ def test_name_that_is_no_text_is_read_or_refused(
         assert reading.painted == [0, 1]
 
 
-def test_reading_again_gives_the_same(
-    backend: str, film_path: Callable[[str], Path], reader: ReadingProcess
-) -> None:
+def test_reading_again_gives_the_same(backend: str, film_path: Callable[[str], Path], reader: ReadingProcess) -> None:
     path = film_path("h264 b-frames")
     assert reader.read(path, backend).checksum == reader.read(path, backend).checksum
 
@@ -438,9 +422,7 @@ def test_only_wanted_frames_are_handed_out(backend: str, film_path: Callable[[st
     wanted = {0, 3, 17, 49}
     with open_stream(info) as stream:
         shown = {number: picture for number, picture in stream.pictures(wanted) if picture is not None}
-        assert {number: read_number(picture.rgb()) for number, picture in shown.items()} == {
-            n: n for n in wanted
-        }
+        assert {number: read_number(picture.rgb()) for number, picture in shown.items()} == {n: n for n in wanted}
 
 
 def test_stream_can_be_left_early(backend: str, film_path: Callable[[str], Path]) -> None:
@@ -497,16 +479,12 @@ def test_pyav_stream_releases_its_files(threads: int, film_path: Callable[[str],
 def shared_media(folder: str) -> list[object]:
     """Return the files of a folder of reference media as parameters; one that skips when there are none."""
     files = sorted(path for path in (SHARED / "media" / folder).glob("*") if path.is_file())
-    absent = pytest.param(
-        None, marks=pytest.mark.skip(reason="reference media are not here (set MESM_SHARED)")
-    )
+    absent = pytest.param(None, marks=pytest.mark.skip(reason="reference media are not here (set MESM_SHARED)"))
     return [pytest.param(path, id=path.name) for path in files] or [absent]
 
 
 @pytest.mark.parametrize("path", shared_media("odd"))
-def test_odd_files_from_elsewhere_are_read_whole_or_refused(
-    path: Path, backend: str, reader: ReadingProcess
-) -> None:
+def test_odd_files_from_elsewhere_are_read_whole_or_refused(path: Path, backend: str, reader: ReadingProcess) -> None:
     assert_honest(read_if_claimed(reader, path, backend))
 
 

@@ -44,7 +44,5 @@ SETTINGS = {
     "charades-clip-slowfast": _small("charades-clip-slowfast", 24),
     "charades-vgg-glove": _small("charades-vgg-glove", 18),
     "tacos-c3d-glove": _small("tacos-c3d-glove", 18),
-    "qvhighlights-clip-slowfast": _small(
-        "qvhighlights-clip-slowfast", 24, levels=12, windows=3, own_clips=True
-    ),
+    "qvhighlights-clip-slowfast": _small("qvhighlights-clip-slowfast", 24, levels=12, windows=3, own_clips=True),
 }

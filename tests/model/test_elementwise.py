@@ -135,9 +135,15 @@ def drop_the_second_head(shape: torch.Size, p: float) -> tuple[torch.Tensor, flo
 
 
 def padded_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout, key_mask: torch.Tensor | None, heads: int,
-    p: float, training: bool,
-) -> torch.Tensor:  # fmt: skip
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    layout: Layout,
+    key_mask: torch.Tensor | None,
+    heads: int,
+    p: float,
+    training: bool,
+) -> torch.Tensor:
     if key_mask is None:
         k, v, key_mask = layout.pad(k), layout.pad(v), layout.mask
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (layout.pad(q), k, v))

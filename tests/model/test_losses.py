@@ -125,8 +125,10 @@ def test_frames_are_covered_by_their_share_of_the_windows() -> None:
     mask[2, 4:] = False
     share = covered_share(targets(windows, (1, 2, 2), mask), mask)
     expected = [
-        [0, 0, 0.5, 1, 1, 0.5, 0, 0, 0, 0], [0.5, 0.5, 0, 0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
-    ]  # fmt: skip
+        [0, 0, 0.5, 1, 1, 0.5, 0, 0, 0, 0],
+        [0.5, 0.5, 0, 0, 0, 1, 1, 1, 1, 1],
+        [1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+    ]
     torch.testing.assert_close(share, torch.tensor(expected))
 
 
@@ -181,9 +183,17 @@ def test_the_total_weighs_every_part(name: str) -> None:
     )
     assert float(losses["total"]) == pytest.approx(expected, rel=1e-5)
     assert set(losses) == {
-        "span", "giou", "label", "span_0", "giou_0", "label_0", "saliency", "rebuild_words", "segment_sentence",
+        "span",
+        "giou",
+        "label",
+        "span_0",
+        "giou_0",
+        "label_0",
+        "saliency",
+        "rebuild_words",
+        "segment_sentence",
         "total",
-    }  # fmt: skip
+    }
 
 
 def test_losses_without_targets_are_refused() -> None:

@@ -102,10 +102,13 @@ def count_rows(model: Mesm, batch: Batch) -> dict[str, int]:
         return hook
 
     watched = {
-        "word_head": model.word_head[0], "frame_word": model.frame_word.layers[0].frames,
-        "encoder": model.encoder[0].feed_forward, "decoder": model.decoder.layers[0].feed_forward,
-        "video": model.video_projection[0].linear, "token": model.segment_sentence.layers[0].frames,
-    }  # fmt: skip
+        "word_head": model.word_head[0],
+        "frame_word": model.frame_word.layers[0].frames,
+        "encoder": model.encoder[0].feed_forward,
+        "decoder": model.decoder.layers[0].feed_forward,
+        "video": model.video_projection[0].linear,
+        "token": model.segment_sentence.layers[0].frames,
+    }
     handles = [module.register_forward_hook(record(name)) for name, module in watched.items()]  # type: ignore[arg-type]
     with torch.no_grad():
         model(batch)

@@ -12,10 +12,17 @@ from mesm.tools.published_names import our_name
 from mesm.tools.reference_network import PlainBatch, ReferenceMesm, reference_losses
 
 LOSSES = {
-    "span": "loss_span", "giou": "loss_giou", "label": "loss_label", "span_0": "loss_span_0", "giou_0": "loss_giou_0",
-    "label_0": "loss_label_0", "saliency": "loss_saliency", "rebuild_words": "loss_rec_fw",
-    "segment_sentence": "loss_rec_ss", "total": "total",
-}  # fmt: skip
+    "span": "loss_span",
+    "giou": "loss_giou",
+    "label": "loss_label",
+    "span_0": "loss_span_0",
+    "giou_0": "loss_giou_0",
+    "label_0": "loss_label_0",
+    "saliency": "loss_saliency",
+    "rebuild_words": "loss_rec_fw",
+    "segment_sentence": "loss_rec_ss",
+    "total": "total",
+}
 
 
 def pair(name: str, masks: str) -> tuple[Mesm, ReferenceMesm]:

@@ -24,9 +24,7 @@ def test_windows_and_spans_convert_both_ways() -> None:
         ((0.0, 1.0), (0.4, 0.6), 0.2),
     ],
 )
-def test_generalised_iou_of_known_windows(
-    a: tuple[float, float], b: tuple[float, float], expected: float
-) -> None:
+def test_generalised_iou_of_known_windows(a: tuple[float, float], b: tuple[float, float], expected: float) -> None:
     first, second = torch.tensor(a), torch.tensor(b)
     assert float(generalised_iou(first, second)) == pytest.approx(expected, abs=1e-6)
     assert float(generalised_iou(second, first)) == pytest.approx(expected, abs=1e-6)

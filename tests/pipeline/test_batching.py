@@ -238,8 +238,9 @@ def test_every_stream_is_checked_for_its_durations(tmp_path: Path) -> None:
 
 
 def test_queries_without_truth_can_be_answered_but_not_trained_on(corpus: Path) -> None:
-    queries = [Annotation(a.query_id, a.video_id, a.query, (), a.duration_s, None, "test")
-               for a in queries_of(corpus, "test")]  # fmt: skip
+    queries = [
+        Annotation(a.query_id, a.video_id, a.query, (), a.duration_s, None, "test") for a in queries_of(corpus, "test")
+    ]
     data = load(corpus, annotations=queries)
     indices, groups = data.queries_of([0, 1])
     assert data.batch(indices, groups).targets is None

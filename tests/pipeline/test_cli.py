@@ -79,9 +79,12 @@ def test_version_and_configs(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_mistake_is_one_message_and_exit_2(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-    arguments: list[str], words: str,
-) -> None:  # fmt: skip
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    words: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, *arguments)
     assert code == 2
@@ -135,8 +138,17 @@ def test_extract_lists_failures_and_a_second_run_does_nothing(
         {"query_id": 2, "video_id": "gone", "query": "it gets dark", "moments": [[0, 2]], "split": "train"},
     ]
     annotations.write_text("".join(json.dumps(record) + "\n" for record in records))
-    arguments = ["extract", "--videos", str(videos), "--config", "demo", "--features", str(tmp_path / "features"),
-                 "--annotations", str(annotations)]  # fmt: skip
+    arguments = [
+        "extract",
+        "--videos",
+        str(videos),
+        "--config",
+        "demo",
+        "--features",
+        str(tmp_path / "features"),
+        "--annotations",
+        str(annotations),
+    ]
     code, out, err = run(capsys, *arguments)
     assert code == 1
     assert "1 videos extracted" in out
@@ -153,7 +165,9 @@ def test_extract_lists_failures_and_a_second_run_does_nothing(
 def test_installed_command_shows_no_traceback(tmp_path: Path) -> None:
     finished = subprocess.run(
         ["mesm-pipeline", "ground", "nothing.mp4", "a dog", "--checkpoint", str(tmp_path)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert finished.returncode == 2
     assert "Traceback" not in finished.stderr

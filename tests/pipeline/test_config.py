@@ -34,9 +34,14 @@ def test_shipped_configuration_round_trips_through_yaml(name: str, tmp_path: Pat
 def test_every_setting_of_the_paper_is_shipped_and_described() -> None:
     shipped = shipped_configs()
     assert {
-        "charades-clip-slowfast", "charades-vgg-glove", "charades-cg-clip-slowfast", "charades-cg-i3d-glove",
-        "tacos-c3d-glove", "qvhighlights-clip-slowfast", "demo",
-    } <= set(shipped)  # fmt: skip
+        "charades-clip-slowfast",
+        "charades-vgg-glove",
+        "charades-cg-clip-slowfast",
+        "charades-cg-i3d-glove",
+        "tacos-c3d-glove",
+        "qvhighlights-clip-slowfast",
+        "demo",
+    } <= set(shipped)
     assert all(len(line) > 20 for line in shipped.values())
 
 
@@ -118,9 +123,14 @@ def test_wrong_value_is_named(override: str, message: str) -> None:
 def test_overrides_reach_lists_sections_and_numbers_without_a_dot() -> None:
     config = load_config(
         "charades-clip-slowfast",
-        ["train.lr=1e-4", "features.video.1.weights=untrained:0", "dataset.test_splits=[a, b]",
-         "features.text.options={architecture: small}", "model.context=attention"],
-    )  # fmt: skip
+        [
+            "train.lr=1e-4",
+            "features.video.1.weights=untrained:0",
+            "dataset.test_splits=[a, b]",
+            "features.text.options={architecture: small}",
+            "model.context=attention",
+        ],
+    )
     assert config.train.lr == 1e-4
     assert [stream.weights for stream in config.features.video] == ["default", "untrained:0"]
     assert config.dataset.test_splits == ("a", "b")

@@ -19,9 +19,12 @@ COMMAND = [sys.executable, "-m", "mesm.pipeline", "demo", "--videos", VIDEOS, "-
 
 def start(out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*COMMAND, str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*COMMAND, str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    )
 
 
 def stop_at(out: Path, words: str, how: signal.Signals) -> tuple[int, str]:
@@ -46,10 +49,15 @@ def test_stopped_in_every_stage_it_ends_as_without_a_break(tmp_path: Path) -> No
     assert "fixed window" in straight.stdout
     out = tmp_path / "b"
     for words, how in (
-        ("--- generate", signal.SIGKILL), ("--- generate", signal.SIGINT), ("--- extract", signal.SIGKILL),
-        ("features:", signal.SIGINT), ("epoch 3/", signal.SIGKILL), ("epoch 9/", signal.SIGINT),
-        ("epoch 20/", signal.SIGKILL), ("--- evaluate", signal.SIGKILL),
-    ):  # fmt: skip
+        ("--- generate", signal.SIGKILL),
+        ("--- generate", signal.SIGINT),
+        ("--- extract", signal.SIGKILL),
+        ("features:", signal.SIGINT),
+        ("epoch 3/", signal.SIGKILL),
+        ("epoch 9/", signal.SIGINT),
+        ("epoch 20/", signal.SIGKILL),
+        ("--- evaluate", signal.SIGKILL),
+    ):
         code, said = stop_at(out, words, how)
         assert code == (130 if how is signal.SIGINT else -9), said
         assert ("interrupted; run the same command again" in said) == (how is signal.SIGINT), said

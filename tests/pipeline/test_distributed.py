@@ -37,8 +37,18 @@ def alone(corpus: Path) -> RunDirectory:
 
 
 def train_with(processes: int, corpus: Path, out: Path, *overrides: str, fault: str = "") -> int:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-               tiny_training.__file__, str(corpus), str(out), *SURE, *overrides]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        tiny_training.__file__,
+        str(corpus),
+        str(out),
+        *SURE,
+        *overrides,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **({"MESM_FAULT": fault} if fault else {})}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
     if done.returncode and not fault:
@@ -86,17 +96,22 @@ def test_several_windows_a_query_weigh_as_in_one_process(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_recipe_has_the_same_losses_in_several_processes(corpus: Path, tmp_path: Path) -> None:
-    switches = ("model.encoder_loss=bce", "model.recurrent_words=true", "model.recurrent_frames=true",
-                "model.positions=frames", "evaluate.rank_by=frames", "train.ema=0.9", "train.crop=0.5")  # fmt: skip
+    switches = (
+        "model.encoder_loss=bce",
+        "model.recurrent_words=true",
+        "model.recurrent_frames=true",
+        "model.positions=frames",
+        "evaluate.rank_by=frames",
+        "train.ema=0.9",
+        "train.crop=0.5",
+    )
     expected = train_tiny(corpus, tmp_path / "alone", *SURE, *switches)
     assert train_with(2, corpus, tmp_path / "run", *switches) == 0
     assert_close(RunDirectory(tmp_path / "run"), expected)
 
 
 @pytest.mark.slow
-def test_killed_run_goes_on_with_another_number_of_processes(
-    corpus: Path, alone: RunDirectory, tmp_path: Path
-) -> None:
+def test_killed_run_goes_on_with_another_number_of_processes(corpus: Path, alone: RunDirectory, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert train_with(2, corpus, out, fault="train:step:6") != 0
     last = RunDirectory(out).load(LAST)

@@ -226,9 +226,7 @@ def test_second_run_does_only_what_is_new_or_failed(some_films: Callable[..., Pa
     assert sorted(folders(root)["clip"].keys()) == ["film0", "film1", "film2", "film3"]
 
 
-def test_failures_of_videos_that_this_run_left_out_stay_listed(
-    some_films: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_failures_of_videos_that_this_run_left_out_stay_listed(some_films: Callable[..., Path], tmp_path: Path) -> None:
     root, videos = tmp_path / "features", some_films(0)
     (videos / "broken.mp4").write_bytes(b"no film")
     extract(videos, root)

@@ -74,9 +74,7 @@ def test_show_gives_specification_and_records(videos: FeatureFolder) -> None:
         show_features(videos.path, ["nobody"])
 
 
-def test_hdf5_export_has_the_released_layout_and_can_be_imported(
-    videos: FeatureFolder, tmp_path: Path
-) -> None:
+def test_hdf5_export_has_the_released_layout_and_can_be_imported(videos: FeatureFolder, tmp_path: Path) -> None:
     target = tmp_path / "out" / "clip_image.hdf5"
     names: list[str] = []
     assert export_features(videos.path, target, "hdf5", progress=names.append) == 4
@@ -109,9 +107,7 @@ def test_text_export_has_the_released_names(texts: FeatureFolder, tmp_path: Path
 
 
 @pytest.mark.parametrize("layout", ["hdf5", "npz"])
-def test_existing_files_are_replaced_only_on_demand(
-    videos: FeatureFolder, tmp_path: Path, layout: str
-) -> None:
+def test_existing_files_are_replaced_only_on_demand(videos: FeatureFolder, tmp_path: Path, layout: str) -> None:
     target = tmp_path / "out"
     export_features(videos.path, target, layout)  # type: ignore[arg-type]
     with pytest.raises(PipelineError, match="already; choose another place"):

@@ -31,18 +31,22 @@ CPU = torch.device("cpu")
 
 def save_untrained_run(folder: Path, config: Config) -> Path:
     """A run directory as training leaves it, with weights that nothing was trained with."""
-    encoders = [*build_video_encoders(config, CPU, WeightSources()),
-                build_text_encoder(config.features.text, CPU, WeightSources())]  # fmt: skip
+    encoders = [
+        *build_video_encoders(config, CPU, WeightSources()),
+        build_text_encoder(config.features.text, CPU, WeightSources()),
+    ]
     sizes = {"video_dim": encoders[0].dim + 2, "text_dim": encoders[1].dim, "word_classes": 203}
     torch.manual_seed(0)
     model = Mesm(type(config.model)(**{**to_plain(config.model), **sizes}))
     run = RunDirectory(folder)
     run.create()
     meta = {
-        "config": to_plain(config), "sizes": sizes, "text": {},
+        "config": to_plain(config),
+        "sizes": sizes,
+        "text": {},
         "vocabulary": Vocabulary((), 200, 49406, 49407).to_json(),
         "fingerprints": {encoder.name: encoder_fingerprint(encoder) for encoder in encoders},
-    }  # fmt: skip
+    }
     run.save(BEST, {f"model.{name}": value for name, value in model.state_dict().items()}, meta)
     return folder
 

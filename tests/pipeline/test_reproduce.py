@@ -71,9 +71,7 @@ def write_charades(folder: Path) -> Path:
     return folder
 
 
-def test_what_is_missing_is_named_with_a_way_to_get_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_missing_is_named_with_a_way_to_get_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotations, features = write_charades(tmp_path / "charades"), tmp_path / "features"
     features.mkdir()
     arguments = ["reproduce", "charades-vgg-glove", "--annotations", str(annotations), "--features", str(features)]

@@ -57,10 +57,13 @@ def test_transposed_tensor_is_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        ("checkpoint:before-write", 1.0), ("checkpoint:half-written", 1.0), ("checkpoint:published", 2.0),
-        ("checkpoint:half-written:2", 2.0), ("metrics:published", 2.0),
+        ("checkpoint:before-write", 1.0),
+        ("checkpoint:half-written", 1.0),
+        ("checkpoint:published", 2.0),
+        ("checkpoint:half-written:2", 2.0),
+        ("metrics:published", 2.0),
     ],
-)  # fmt: skip
+)
 def test_killed_write_leaves_the_old_checkpoint_or_the_new_one(tmp_path: Path, fault: str, expected: float) -> None:
     run = a_run(tmp_path)
     run.save(LAST, tensors(1.0), META)

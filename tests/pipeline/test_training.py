@@ -99,10 +99,21 @@ def test_killed_run_resumes_bit_for_bit(corpus: Path, straight: RunDirectory, tm
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
-    ["train:step:1", "train:step:9", "train:step:10", "train:step:18", "metrics:published:1", "metrics:published:4",
-     "checkpoint:before-write:1", "checkpoint:before-write:4", "checkpoint:published:1", "checkpoint:published:4",
-     "checkpoint:published:5", "checkpoint:half-written:6"],
-)  # fmt: skip
+    [
+        "train:step:1",
+        "train:step:9",
+        "train:step:10",
+        "train:step:18",
+        "metrics:published:1",
+        "metrics:published:4",
+        "checkpoint:before-write:1",
+        "checkpoint:before-write:4",
+        "checkpoint:published:1",
+        "checkpoint:published:4",
+        "checkpoint:published:5",
+        "checkpoint:half-written:6",
+    ],
+)
 def test_run_killed_anywhere_resumes_bit_for_bit(
     corpus: Path, straight: RunDirectory, tmp_path: Path, fault: str
 ) -> None:
@@ -112,9 +123,17 @@ def test_run_killed_anywhere_resumes_bit_for_bit(
 
 @pytest.mark.slow
 def test_averaged_and_cosine_run_killed_twice_resumes_bit_for_bit(corpus: Path, tmp_path: Path) -> None:
-    overrides = ["train.ema=0.9", "model.standardise=true", "train.schedule=cosine", "train.warmup_steps=4",
-                 "train.epochs=4", "dataset.max_queries_per_group=1", "loss.triplet=true",
-                 "model.recurrent_frames=true", "model.recurrent_words=true"]  # fmt: skip
+    overrides = [
+        "train.ema=0.9",
+        "model.standardise=true",
+        "train.schedule=cosine",
+        "train.warmup_steps=4",
+        "train.epochs=4",
+        "dataset.max_queries_per_group=1",
+        "loss.triplet=true",
+        "model.recurrent_frames=true",
+        "model.recurrent_words=true",
+    ]
     expected = train_tiny(corpus, tmp_path / "straight", *overrides)
     for fault in ("train:step:8", "train:step:9"):
         assert train_killed(corpus, tmp_path / "run", fault, overrides) == -9
@@ -314,8 +333,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "standardised features": ("model.standardise=true",),
     "ranking by frames": ("model.encoder_loss=bce", "evaluate.rank_by=frames"),
     "recurrence": ("model.recurrent_frames=true", "model.recurrent_words=true", "model.positions=frames"),
-    "recurrence in half precision": ("model.recurrent_frames=true", "model.recurrent_words=true",
-                                     "train.precision=bf16"),
+    "recurrence in half precision": (
+        "model.recurrent_frames=true",
+        "model.recurrent_words=true",
+        "train.precision=bf16",
+    ),
     "attention among sentences": ("model.context=attention",),
     "published masks": ("model.masks=official",),
     "own words": ("model.separate_word_feed_forward=true",),

@@ -30,15 +30,37 @@ VIDEO_DIM, TEXT_DIM = 8, 12
 VERBS = ("opens", "closes", "lifts", "throws")
 ENDINGS = (" a thing", "", " something")
 CONTENT = {
-    "dataset": {"reader": "jsonl", "test_splits": ["test"], "validation_fraction": 0.25, "max_rows": 16,
-                "max_words": 6},
-    "features": {"video": [{"encoder": "first"}, {"encoder": "second"}],
-                 "text": {"encoder": "states", "vocabulary_size": 12}},
-    "model": {"dim": 16, "heads": 2, "feed_forward_dim": 16, "queries": 4, "input_dropout": 0.1,
-              "segment_sentence_layers": 1, "frame_word_layers": 1, "aligner_layers": 1, "encoder_layers": 1},
-    "train": {"epochs": 6, "batch_groups": 3, "lr": 1e-3, "checkpoint_every_s": 0, "clip_norm": 1.0,
-              "select_by": "mIoU"},
-}  # fmt: skip
+    "dataset": {
+        "reader": "jsonl",
+        "test_splits": ["test"],
+        "validation_fraction": 0.25,
+        "max_rows": 16,
+        "max_words": 6,
+    },
+    "features": {
+        "video": [{"encoder": "first"}, {"encoder": "second"}],
+        "text": {"encoder": "states", "vocabulary_size": 12},
+    },
+    "model": {
+        "dim": 16,
+        "heads": 2,
+        "feed_forward_dim": 16,
+        "queries": 4,
+        "input_dropout": 0.1,
+        "segment_sentence_layers": 1,
+        "frame_word_layers": 1,
+        "aligner_layers": 1,
+        "encoder_layers": 1,
+    },
+    "train": {
+        "epochs": 6,
+        "batch_groups": 3,
+        "lr": 1e-3,
+        "checkpoint_every_s": 0,
+        "clip_norm": 1.0,
+        "select_by": "mIoU",
+    },
+}
 
 
 def make_corpus(folder: Path, videos: int = 12, test_videos: int = 4, queries: int = 2) -> Path:
@@ -55,10 +77,15 @@ def make_corpus(folder: Path, videos: int = 12, test_videos: int = 4, queries: i
             start = int(generator.integers(0, rows - 3))
             end = start + int(generator.integers(2, 4))
             first[start:end] += directions[verb]
-            records[split].append({
-                "query_id": len(records["train"]) + len(records["test"]), "video_id": f"v{number:02}",
-                "query": f"somebody {VERBS[verb]}{ENDINGS[number % 3]}", "moments": [[start, end]], "duration_s": rows,
-            })  # fmt: skip
+            records[split].append(
+                {
+                    "query_id": len(records["train"]) + len(records["test"]),
+                    "video_id": f"v{number:02}",
+                    "query": f"somebody {VERBS[verb]}{ENDINGS[number % 3]}",
+                    "moments": [[start, end]],
+                    "duration_s": rows,
+                }
+            )
         streams[f"v{number:02}"] = first, generator.standard_normal((rows + 1, VIDEO_DIM)).astype(np.float32)
     for split, lines in records.items():
         (folder / "annotations").mkdir(parents=True, exist_ok=True)

@@ -72,10 +72,17 @@ def write_golden(path: Path, name: str) -> Path:
     setting = GOLDEN_SETTINGS[name]
     config, loss = configs_of(name)
     config = replace(
-        config, dim=DIM, feed_forward_dim=HIDDEN, heads=8, video_dim=30, text_dim=setting.text_dim,
-        word_classes=CLASSES, dropout=0.0, input_dropout=0.0,
+        config,
+        dim=DIM,
+        feed_forward_dim=HIDDEN,
+        heads=8,
+        video_dim=30,
+        text_dim=setting.text_dim,
+        word_classes=CLASSES,
+        dropout=0.0,
+        input_dropout=0.0,
         segment_context="group" if setting.own_clips else "clip",
-    )  # fmt: skip
+    )
     batch = make_batch(setting.shape(), seed=3)
     arrays = dict(batch_arrays(batch, setting))
     shapes = {key: tuple(p.shape) for key, p in ReferenceMesm(config).named_parameters()} | unused_parameters(WORDS)
@@ -157,9 +164,16 @@ def described(
     out: dict[str, torch.Tensor], losses: dict[str, torch.Tensor], prefix: str
 ) -> Iterator[tuple[str, np.ndarray]]:
     names = {
-        "pred_logits", "pred_spans", "saliency_scores", "neg_saliency_scores", "aux_outputs/0/pred_logits",
-        "aux_outputs/0/pred_spans", "recon_feat", "enhanced_video_feat", "recfw_words_logit",
-    }  # fmt: skip
+        "pred_logits",
+        "pred_spans",
+        "saliency_scores",
+        "neg_saliency_scores",
+        "aux_outputs/0/pred_logits",
+        "aux_outputs/0/pred_spans",
+        "recon_feat",
+        "enhanced_video_feat",
+        "recfw_words_logit",
+    }
     for name in sorted(names & out.keys()):
         yield f"{prefix}/outputs/{name}", out[name].detach().numpy()
     for name, value in losses.items():

@@ -11,8 +11,16 @@ from torch._dynamo.utils import counters
 
 from mesm.tools import bench
 
-KEYS = {"setting", "ms_per_step", "reference_ms_per_step", "speedup", "useful_gflops", "peak_gflops", "peak_fraction",
-        "peak_memory_mb"}  # fmt: skip
+KEYS = {
+    "setting",
+    "ms_per_step",
+    "reference_ms_per_step",
+    "speedup",
+    "useful_gflops",
+    "peak_gflops",
+    "peak_fraction",
+    "peak_memory_mb",
+}
 
 
 def rows(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, float]]:

@@ -24,9 +24,7 @@ from mesm.tools.parity_mesm import formula_weight, golden_batch, golden_network,
 
 DIM, FEED_FORWARD, VIDEO_DIM = 16, 24, 10
 CPU = torch.device("cpu")
-VGG, TACOS, CSF, QVH = (
-    "charades-vgg-glove", "tacos-c3d-glove", "charades-clip-slowfast", "qvhighlights-clip-slowfast"
-)  # fmt: skip
+VGG, TACOS, CSF, QVH = ("charades-vgg-glove", "tacos-c3d-glove", "charades-clip-slowfast", "qvhighlights-clip-slowfast")
 TEXT_DIMS = {VGG: 300, TACOS: 300, CSF: 512, QVH: 512}
 WORD_CLASSES = {VGG: 1112, TACOS: 1112, CSF: 1114, QVH: 5003}
 
@@ -45,21 +43,36 @@ def _feed_forward(layer: str, suffix: str = "") -> Shapes:
     return {
         **_linear(f"{layer}.linear1{suffix}", FEED_FORWARD, DIM),
         **_linear(f"{layer}.linear2{suffix}", DIM, FEED_FORWARD),
-        **_norm(f"{layer}.norm1{suffix}"), **_norm(f"{layer}.norm2{suffix}"),
-    }  # fmt: skip
+        **_norm(f"{layer}.norm1{suffix}"),
+        **_norm(f"{layer}.norm2{suffix}"),
+    }
 
 
 def _attention_layer(layer: str, separate: bool = False) -> Shapes:
     return {
-        f"{layer}.self_attn.in_proj_weight": (3 * DIM, DIM), f"{layer}.self_attn.in_proj_bias": (3 * DIM,),
-        **_linear(f"{layer}.self_attn.out_proj", DIM, DIM), f"{layer}.activation.weight": (1,),
-        **_feed_forward(layer), **(_feed_forward(layer, "_1") if separate else {}),
-    }  # fmt: skip
+        f"{layer}.self_attn.in_proj_weight": (3 * DIM, DIM),
+        f"{layer}.self_attn.in_proj_bias": (3 * DIM,),
+        **_linear(f"{layer}.self_attn.out_proj", DIM, DIM),
+        f"{layer}.activation.weight": (1,),
+        **_feed_forward(layer),
+        **(_feed_forward(layer, "_1") if separate else {}),
+    }
 
 
 def _decoder_layer(layer: str, first: bool) -> Shapes:
-    projections = ["sa_qcontent", "sa_qpos", "sa_kcontent", "sa_kpos", "sa_v", "ca_qcontent", "ca_kcontent", "ca_kpos",
-                   "ca_v", "ca_qpos_sine", *(["ca_qpos"] if first else [])]  # fmt: skip
+    projections = [
+        "sa_qcontent",
+        "sa_qpos",
+        "sa_kcontent",
+        "sa_kpos",
+        "sa_v",
+        "ca_qcontent",
+        "ca_kcontent",
+        "ca_kpos",
+        "ca_v",
+        "ca_qpos_sine",
+        *(["ca_qpos"] if first else []),
+    ]
     shapes: Shapes = {f"{layer}.activation.weight": (1,), **_feed_forward(layer), **_norm(f"{layer}.norm3")}
     for name in [*(f"{p}_proj" for p in projections), "self_attn.out_proj", "cross_attn.out_proj"]:
         shapes |= _linear(f"{layer}.{name}", DIM, DIM)
@@ -83,10 +96,17 @@ def _projection(name: str, size: int) -> Shapes:
 def released_shapes(setting: str) -> Shapes:
     """Names and shapes of a released checkpoint of a setting, with a narrower network."""
     text_dim, classes = TEXT_DIMS[setting], WORD_CLASSES[setting]
-    shapes: Shapes = {"global_rep_token": (DIM,), "global_rep_pos": (DIM,), "masked_token": (text_dim,),
-                      "unknown_token": (text_dim,), "ss_reconstructor.masked_sent_token": (DIM,),
-                      "query_embed.weight": (10, 2), "txt_position_embed.position_embeddings.weight": (17, DIM),
-                      **_norm("txt_position_embed.LayerNorm"), **_norm("transformer.decoder.norm")}  # fmt: skip
+    shapes: Shapes = {
+        "global_rep_token": (DIM,),
+        "global_rep_pos": (DIM,),
+        "masked_token": (text_dim,),
+        "unknown_token": (text_dim,),
+        "ss_reconstructor.masked_sent_token": (DIM,),
+        "query_embed.weight": (10, 2),
+        "txt_position_embed.position_embeddings.weight": (17, DIM),
+        **_norm("txt_position_embed.LayerNorm"),
+        **_norm("transformer.decoder.norm"),
+    }
     for i in range(2):
         shapes |= _attention_layer(f"enhance_encoder.t2v_encoder.layers.{i}", separate=setting == TACOS)
         shapes |= _attention_layer(f"t2v_encoder.t2v_encoder.layers.{i}")

@@ -258,9 +258,7 @@ def test_double_precision_becomes_single(tmp_path: Path) -> None:
         ((8,), (1, 8)),
     ],
 )
-def test_axes_of_length_one_are_dropped_but_rows_stay(
-    shape: tuple[int, ...], expected: tuple[int, ...]
-) -> None:
+def test_axes_of_length_one_are_dropped_but_rows_stay(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     assert squeezed(shape) == expected
 
 

@@ -86,9 +86,7 @@ def constant(name: str, value: object) -> object:
 def switch(name: str, value: object) -> object:
     def change(patch: pytest.MonkeyPatch) -> None:
         known = parity_mesm.network_of
-        patch.setattr(
-            parity_mesm, "network_of", lambda *a, **switches: known(*a, **{**switches, name: value})
-        )
+        patch.setattr(parity_mesm, "network_of", lambda *a, **switches: known(*a, **{**switches, name: value}))
 
     return change
 
