@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
+from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.errors import AnnotationError
-from mesm.datasets.records import Annotation
 
 GroupBy = Literal["video", "youtube-id"]
 

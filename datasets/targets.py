@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from mesm.datasets.annotations.records import Annotation, Saliency, Window
 from mesm.datasets.errors import FeatureError
-from mesm.datasets.records import Annotation, Saliency, Window
 
 ROWS_SHARE_DURATION = -1
 NORM_EPS = 1e-12

@@ -3,7 +3,7 @@
 from mesm.model.batch import Batch, Targets, WordMask
 from mesm.model.layouts import Layout
 from mesm.model.losses import LossConfig, compute_losses
-from mesm.model.mesm import Mesm, MesmConfig, Output
+from mesm.model.networks.mesm import Mesm, MesmConfig, Output
 from mesm.model.ranking import span_scores
 
 __all__ = [

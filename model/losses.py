@@ -16,7 +16,7 @@ from torch import Tensor
 from mesm.model.batch import Batch, Targets
 from mesm.model.layouts import Layout
 from mesm.model.matcher import Pairs, match
-from mesm.model.mesm import Output
+from mesm.model.networks.mesm import Output
 from mesm.model.spans import generalised_iou, spans_to_windows, windows_to_spans
 
 

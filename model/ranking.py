@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mesm.model.batch import Batch
-from mesm.model.mesm import Output
+from mesm.model.networks.mesm import Output
 from mesm.model.spans import spans_to_windows
 
 

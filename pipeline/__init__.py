@@ -1,5 +1,3 @@
 """The stages of the pipeline, their configuration and the command line."""
 
-from mesm.pipeline._version import __version__
-
-__all__ = ["__version__"]
+__version__ = "0.1.0"

@@ -1,8 +1,10 @@
-"""Make `tests/shared.py` importable from every folder of tests, and keep torch to the cores that tests may use."""
+"""Make what tests share importable from every folder of tests: `shared.py`, and the helpers of each part."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+
+sys.path[:0] = [str(HERE), *(str(HERE / part) for part in ("pipeline", "extractors", "model", "tools"))]

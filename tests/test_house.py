@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -11,16 +12,37 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LONGEST_FUNCTION = 80
+LONGEST_FUNCTION = 60
+LONGEST_FILE = 400
+LONGEST_CHAIN = 13
+FLAT_FILES_OF_PIPELINE = 5
 
 # Folder -> the folders of the project that it may import, besides itself.
-ALLOWED_IMPORTS = {
+ALLOWED_IMPORTS: dict[str, set[str]] = {
     "datasets": set(),
     "extractors": set(),
     "model": set(),
-    "pipeline": {"datasets", "extractors", "model", "tools"},
+    "pipeline": {"datasets", "extractors", "model"},
     "tools": {"datasets", "extractors", "model", "pipeline"},
 }
+
+# Rooms of pipeline/, from the ground up: a room may import the rooms of the floors below its own.
+FLOORS: tuple[set[str], ...] = (
+    {"__init__", "config"},
+    {"workspace"},
+    {"run", "data"},
+    {"report"},
+    {"extract", "evaluate", "importers"},
+    {"train", "ground", "grounding"},
+    {"experiments", "demo"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+)
+
+# Words by which code would know one network from another, and the only modules outside model/ that may.
+NETWORK_NAMES = re.compile(r"\b(Mesm\w*|MESM|QdDetr\w*|MomentDetr\w*|qd[-_]detr|moment[-_]detr)\b")
+MAY_NAME_NETWORKS = ("mesm.pipeline.importers.", "mesm.tools.")
 
 
 def modules() -> dict[str, Path]:
@@ -132,17 +154,127 @@ def test_packages_are_marked_as_typed(folder: str) -> None:
     assert (ROOT / folder / "py.typed").is_file()
 
 
+def room_of(module: str) -> str:
+    """The room of pipeline/ that a module stands in, or its own name where it stands in none."""
+    parts = module.split(".")
+    return parts[2] if len(parts) > 2 else "__init__"
+
+
+def floor_of(room: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def test_rooms_of_the_pipeline_import_only_what_lies_below() -> None:
+    breaches = []
+    for name, path in modules().items():
+        if folder_of(name) != "pipeline":
+            continue
+        for target in imported_modules(name, ast.walk(tree(path))):
+            if folder_of(target) == "pipeline" and room_of(target) != room_of(name):
+                above = floor_of(room_of(target)) > floor_of(room_of(name))
+                beside = floor_of(room_of(target)) == floor_of(room_of(name))
+                if above or (beside and room_of(target) not in BESIDE.get(room_of(name), ())):
+                    breaches.append(f"{name} imports {target}")
+    assert not breaches
+
+
+BESIDE = {"data": {"run"}}
+"""Rooms of one floor, of which the first may import the second."""
+
+
+def test_networks_know_nothing_of_one_another() -> None:
+    networks = {name for name in modules() if name.startswith("mesm.model.networks.")}
+    breaches = [
+        f"{name} imports {target}"
+        for name in networks
+        for target in imported_modules(name, ast.walk(tree(modules()[name])))
+        if target in networks
+    ]
+    assert not breaches
+
+
+def test_the_registry_of_networks_imports_none_of_them() -> None:
+    path = modules()["mesm.model.registry"]
+    assert not list(imported_modules("mesm.model.registry", nodes_at_import(tree(path))))
+
+
+def words_of(path: Path) -> Iterator[str]:
+    """Names and strings of a module's code; docstrings are prose and do not count."""
+    docstrings = {
+        id(node.value)
+        for parent in ast.walk(tree(path))
+        for node in ast.iter_child_nodes(parent)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.alias):
+            yield node.name
+
+
+def test_only_the_importers_and_the_tools_name_a_network() -> None:
+    breaches = {
+        f"{name}: {found.group()}"
+        for name, path in modules().items()
+        if folder_of(name) != "model" and not name.startswith(MAY_NAME_NETWORKS)
+        for word in words_of(path)
+        if (found := NETWORK_NAMES.search(word)) is not None
+    }
+    assert not breaches
+
+
+def test_the_pipeline_has_rooms() -> None:
+    flat = [path.name for path in (ROOT / "pipeline").glob("*.py")]
+    assert len(flat) <= FLAT_FILES_OF_PIPELINE, flat
+
+
+def test_no_file_is_too_long() -> None:
+    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
+    assert not {name: count for name, count in lines.items() if count > LONGEST_FILE}
+
+
+def test_no_chain_of_imports_is_too_long() -> None:
+    """Imports inside functions count, too."""
+    graph = {name: set(imported_modules(name, ast.walk(tree(path)))) for name, path in modules().items()}
+    heights: dict[str, int] = {}
+
+    def height(name: str, above: tuple[str, ...]) -> int:
+        if name not in heights:
+            below = [t for t in graph[name] if t not in above and not name.startswith(f"{t}.")]
+            heights[name] = 1 + max((height(t, (*above, name)) for t in below), default=0)
+        return heights[name]
+
+    assert max(height(name, ()) for name in graph) <= LONGEST_CHAIN
+
+
+def test_every_package_is_installed() -> None:
+    found = {
+        f"mesm.{path.parent.relative_to(ROOT).as_posix().replace('/', '.')}"
+        for folder in ALLOWED_IMPORTS
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    text = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    listed = re.search(r"^packages =\n((?: +\S+\n)+)", text, re.MULTILINE)
+    assert listed is not None
+    assert found == set(listed.group(1).split())
+
+
 def test_the_import_rules_see_every_kind_of_import(monkeypatch: pytest.MonkeyPatch) -> None:
     source = ast.parse(
-        "import mesm.model.mesm\n"
-        "from mesm.datasets import shards, nothing\n"
-        "from mesm.pipeline.errors import PipelineError\n"
+        "import mesm.model.networks.mesm\n"
+        "from mesm.datasets import targets, nothing\n"
+        "from mesm.pipeline.config.errors import PipelineError\n"
         "from . import errors\n"
         "from .errors import DatasetError\n"
         "def late():\n    from mesm.tools import parity\n"
     )
-    names = ["mesm.model.mesm", "mesm.datasets", "mesm.datasets.shards", "mesm.datasets.errors"]
-    names += ["mesm.pipeline.errors", "mesm.tools.parity", "mesm.datasets.here"]
+    names = ["mesm.model.networks.mesm", "mesm.datasets", "mesm.datasets.targets", "mesm.datasets.errors"]
+    names += ["mesm.pipeline.config.errors", "mesm.tools.parity", "mesm.datasets.here"]
     monkeypatch.setattr(f"{__name__}.modules", lambda: {name: Path(f"{name}.py") for name in names})
     found = list(imported_modules("mesm.datasets.here", ast.walk(source)))
     assert sorted(found) == sorted([*names[:6], "mesm.datasets.errors"])

@@ -40,20 +40,23 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mesm.datasets.annotations import Annotation
+from mesm.datasets.annotations.registry import Annotation
 from mesm.model import Batch, Mesm, MesmConfig, compute_losses
-from mesm.pipeline.compiling import forward_and_losses
-from mesm.pipeline.config import load_config, to_plain
-from mesm.pipeline.evaluation import protocol_of
-from mesm.pipeline.grounding import EncodedVideo, MomentRetriever
-from mesm.pipeline.host_memory import keep_freed_memory
-from mesm.pipeline.metrics import evaluate_predictions
-from mesm.pipeline.precision import half_precision
-from mesm.pipeline.predictions import Prediction
-from mesm.pipeline.runs import BEST, RunDirectory
-from mesm.pipeline.training import Trainer
-from mesm.pipeline.training_data import load_training_data
-from mesm.tools.published_names import our_name
+from mesm.pipeline.config.load import load_config
+from mesm.pipeline.config.schema import to_plain
+from mesm.pipeline.evaluate.metrics import evaluate_predictions
+from mesm.pipeline.evaluate.predictions import Prediction
+from mesm.pipeline.evaluate.protocol_of import protocol_of
+from mesm.pipeline.ground.answers import EncodedVideo
+from mesm.pipeline.ground.retriever import MomentRetriever
+from mesm.pipeline.importers.published_names import our_name
+from mesm.pipeline.run.checkpoint import BEST
+from mesm.pipeline.run.directory import RunDirectory
+from mesm.pipeline.run.memory import keep_freed_memory
+from mesm.pipeline.run.precision import half_precision
+from mesm.pipeline.train.compiling import forward_and_losses
+from mesm.pipeline.train.data import load_training_data
+from mesm.pipeline.train.recipe import Trainer
 from mesm.tools.reference_network import PlainBatch, ReferenceMesm, reference_losses
 from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch
 from mesm.tools.synthetic_dataset import write_synthetic
@@ -421,8 +424,8 @@ def bench_evaluate(options: argparse.Namespace) -> dict[str, Any]:
 def bench_ground(options: argparse.Namespace) -> dict[str, Any]:
     """Measure one query about an encoded video, of a minute and of two hours, with the demo's sizes of network."""
     # Building encoders is not needed to run the benches of the network, and takes seconds to import.
-    from mesm.extractors.weights import WeightSources
-    from mesm.pipeline.encoders import build_text_encoder, build_video_encoders, encoder_fingerprint
+    from mesm.extractors.weights.sources import WeightSources
+    from mesm.pipeline.extract.encoders import build_text_encoder, build_video_encoders, encoder_fingerprint
 
     device, config, sources = torch.device(options.device), load_config("demo"), WeightSources()
     video_encoders = build_video_encoders(config, device, sources)

@@ -31,13 +31,14 @@ from typing import Any
 import imageio_ffmpeg
 import torch
 
-from mesm.datasets.shards import FeatureFolder
-from mesm.extractors.encoder import FramePlan, FrameTransform, VideoInfo
-from mesm.extractors.probing import probe
-from mesm.extractors.sampling import clip_rows, image_rows
-from mesm.extractors.streams import open_stream
-from mesm.pipeline.extraction import VideoItem, extract_videos
-from mesm.pipeline.host_memory import keep_freed_memory
+from mesm.datasets.shards.folder import FeatureFolder
+from mesm.extractors.contracts import FramePlan, FrameTransform, VideoInfo
+from mesm.extractors.decoding.probing import probe
+from mesm.extractors.decoding.sampling import clip_rows, image_rows
+from mesm.extractors.decoding.streams import open_stream
+from mesm.pipeline.extract.run import extract_videos
+from mesm.pipeline.extract.videos import VideoItem
+from mesm.pipeline.run.memory import keep_freed_memory
 
 FILM_SECONDS = 120
 DIM = 16

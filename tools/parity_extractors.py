@@ -25,8 +25,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from mesm.extractors.inference import inference
-from mesm.extractors.registry import create_text_encoder, create_video_encoder
+from mesm.extractors.encoders.network_encoder import inference
+from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
 from mesm.tools.parity_mesm import Comparison
 
 TOLERANCE = 1e-4

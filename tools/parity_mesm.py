@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mesm.model import Batch, Layout, LossConfig, Mesm, Output, Targets, WordMask, compute_losses
-from mesm.tools.published_names import network_of, our_name
+from mesm.model import Batch, Layout, Mesm, Output, Targets, WordMask, compute_losses
+from mesm.pipeline.importers.published_names import Setting, network_of, our_name, recognise
 
 OUTPUT_ATOL = 2e-5
 LOSS_RTOL = 1e-5
@@ -50,15 +50,6 @@ class Comparison:
         return self.difference <= self.tolerance
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A published setting, recognised from its parameters."""
-
-    name: str
-    loss: LossConfig
-    segment_context: str
-
-
 def is_golden(names: list[str]) -> bool:
     """Whether an archive with these members is a golden file of the network."""
     return "parameter_names" in names and "batch/video_feat" in names
@@ -71,19 +62,6 @@ def published_shapes(golden: Mapping[str, np.ndarray]) -> dict[str, tuple[int, .
         name, _, shape = str(entry).partition(" ")
         shapes[name] = tuple(int(size) for size in shape.strip("[]").replace(",", " ").split())
     return shapes
-
-
-def recognise(shapes: Mapping[str, tuple[int, ...]], graded_saliency: bool = False) -> Setting:
-    """Tell the setting from the parameters; only QVHighlights has graded saliency labels, or a large vocabulary."""
-    config = network_of(shapes)
-    if config.separate_word_feed_forward:
-        tacos = LossConfig(label=6.0, saliency=1.0, rank_divisor=1.0, triplet=True)
-        return Setting("tacos-c3d-glove", tacos, "clip")
-    if config.word_classes > 5000 or graded_saliency:
-        highlights = LossConfig(saliency=1.0, triplet=True, rebuild_words=0.5)
-        return Setting("qvhighlights-clip-slowfast", highlights, "group")
-    name = "charades-vgg-glove" if config.text_dim == 300 else "charades-clip-slowfast"
-    return Setting(name, LossConfig(), "clip")
 
 
 def formula_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mesm.model import Batch, Layout, LossConfig, MesmConfig, Targets, WordMask
-from mesm.pipeline.config import load_config
+from mesm.pipeline.config.load import load_config
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mesm.datasets.fingerprints import text_key
-from mesm.datasets.shards import FeatureFolder
-from mesm.datasets.word_vectors import WordVectors
-from mesm.pipeline.config import load_config
-from mesm.pipeline.queries import WORD_TABLE_FILE
+from mesm.datasets.shards.fingerprints import text_key
+from mesm.datasets.shards.folder import FeatureFolder
+from mesm.datasets.text.word_vectors import WordVectors
+from mesm.pipeline.config.load import load_config
+from mesm.pipeline.data.texts import WORD_TABLE_FILE
 from mesm.tools.synthetic_batches import SHAPES
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mesm.extractors.encoder import VideoInfo
+from mesm.extractors.contracts import VideoInfo
 
 TINY_CLIP: dict[str, Any] = {
     "architecture": {

@@ -10,12 +10,12 @@ from networks import TINY_CLIP
 from PIL import Image
 from shared import shared_path
 
-from mesm.extractors.clip import ClipImageEncoder
-from mesm.extractors.encoder import FrameTransform
-from mesm.extractors.probing import probe
-from mesm.extractors.registry import create_video_encoder
-from mesm.extractors.resizing import apply_transform, scaled_size
-from mesm.extractors.streams import PyavStream
+from mesm.extractors.contracts import FrameTransform
+from mesm.extractors.decoding.probing import probe
+from mesm.extractors.decoding.resizing import apply_transform, scaled_size
+from mesm.extractors.decoding.streams import PyavStream
+from mesm.extractors.encoders.clip import ClipImageEncoder
+from mesm.extractors.encoders.registry import create_video_encoder
 
 # How far each way of scaling may be from Pillow's on this picture: mean absolute difference in levels of 255.
 # Pillow is exact; torch's filter differs by rounding; ffmpeg's is another bicubic kernel, not antialiased alike.

@@ -7,17 +7,13 @@ import pytest
 import torch
 from networks import TINY_CLIP, random_clips, video
 
-from mesm.extractors.encoder import TextEncoder, VideoEncoder
+from mesm.extractors.contracts import TextEncoder, VideoEncoder
+from mesm.extractors.encoders.i3d import InceptionI3d, same_padding
+from mesm.extractors.encoders.network_encoder import inference
+from mesm.extractors.encoders.registry import ENCODERS, create_text_encoder, create_video_encoder, describe_encoders
 from mesm.extractors.errors import EncoderError, WeightsError
-from mesm.extractors.i3d import InceptionI3d, same_padding
-from mesm.extractors.inference import inference
-from mesm.extractors.registry import (
-    ENCODERS,
-    create_text_encoder,
-    create_video_encoder,
-    describe_encoders,
-)
-from mesm.extractors.weights import WEIGHTS, WeightSources
+from mesm.extractors.weights.sources import WeightSources
+from mesm.extractors.weights.table import WEIGHTS
 
 
 def tiny_clip(weights: str = "untrained:1", **settings) -> VideoEncoder:
@@ -196,7 +192,7 @@ def test_i3d_takes_nine_frames_at_least():
 
 
 def test_slowfast_sees_the_frames_of_its_definition():
-    from mesm.extractors.slowfast import SLOW_FRAMES
+    from mesm.extractors.encoders.slowfast import SLOW_FRAMES
 
     assert tuple(torch.linspace(0, 31, 8).long().tolist()) == SLOW_FRAMES
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from mesm.extractors.encoder import TextEncoder
+from mesm.extractors.contracts import TextEncoder
+from mesm.extractors.encoders.glove import UNKNOWN_ID, plain_words, unknown_vector
+from mesm.extractors.encoders.registry import create_text_encoder
 from mesm.extractors.errors import EncoderError, WeightsError
-from mesm.extractors.glove import UNKNOWN_ID, plain_words, unknown_vector
-from mesm.extractors.registry import create_text_encoder
-from mesm.extractors.weights import WeightSources
+from mesm.extractors.weights.sources import WeightSources
 
 LINES = {"a": [0.5, 1.0, -2.0], "door": [3.0, 0.25, 0.0], ".": [1.0, 1.0, 1.0], "naïve": [0.0, 2.0, 4.0]}
 

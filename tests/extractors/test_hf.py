@@ -10,9 +10,9 @@ import torch
 from networks import random_clips, video
 from safetensors.torch import load_file, save_file
 
+from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
 from mesm.extractors.errors import EncoderError, WeightsError
-from mesm.extractors.registry import create_text_encoder, create_video_encoder
-from mesm.extractors.weights import WeightSources
+from mesm.extractors.weights.sources import WeightSources
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "a", "person", "opens", "the", "door", "."]
 CONTEXT = 12

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mesm.model import Layout, layouts
-from mesm.model.layouts import prepend
+from mesm.model.kernels.packing import prepend
 
 
 def test_padding_and_packing_are_inverse() -> None:

@@ -10,7 +10,7 @@ from settings import SETTINGS, Setting
 from torch import Tensor, nn
 
 from mesm.model import Batch, Layout, Mesm, MesmConfig, compute_losses
-from mesm.model.layers import RecurrentLayer, Standardise
+from mesm.model.layers.inputs import RecurrentLayer, Standardise
 from mesm.model.losses import covered_share, frame_loss
 from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch
 

@@ -11,7 +11,7 @@ from mesm.model import Targets, span_scores
 from mesm.model.losses import covered_share
 from mesm.model.ranking import soft_iou
 from mesm.model.spans import spans_to_windows
-from mesm.pipeline.postprocessing import temporal_iou
+from mesm.pipeline.evaluate.postprocessing import temporal_iou
 
 
 def test_overlap_with_certain_frames_is_the_iou_with_their_window() -> None:

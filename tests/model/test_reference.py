@@ -8,7 +8,7 @@ from settings import SETTINGS
 
 from mesm.model import Mesm, compute_losses
 from mesm.model.losses import LossConfig
-from mesm.tools.published_names import our_name
+from mesm.pipeline.importers.published_names import our_name
 from mesm.tools.reference_network import PlainBatch, ReferenceMesm, reference_losses
 
 LOSSES = {

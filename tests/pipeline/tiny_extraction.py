@@ -24,11 +24,12 @@ import av
 import numpy as np
 import torch
 
-from mesm.datasets.faults import FAULT_VARIABLE
-from mesm.datasets.shards import FeatureFolder
-from mesm.extractors.encoder import FramePlan, FrameTransform, VideoInfo
-from mesm.extractors.sampling import image_rows, window_rows
-from mesm.pipeline.extraction import ExtractionSummary, collect_videos, extract_videos
+from mesm.datasets.shards.faults import FAULT_VARIABLE
+from mesm.datasets.shards.folder import FeatureFolder
+from mesm.extractors.contracts import FramePlan, FrameTransform, VideoInfo
+from mesm.extractors.decoding.sampling import image_rows, window_rows
+from mesm.pipeline.extract.run import ExtractionSummary, extract_videos
+from mesm.pipeline.extract.videos import collect_videos
 
 FLUSH_ROWS = 12
 BATCH_SIZE = 4

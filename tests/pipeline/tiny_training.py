@@ -17,14 +17,15 @@ import numpy as np
 import torch
 import yaml
 
-from mesm.datasets.annotations import Annotation, read_annotations
-from mesm.datasets.fingerprints import text_key
-from mesm.datasets.shards import FeatureFolder
-from mesm.datasets.word_vectors import WordVectors
-from mesm.pipeline.config import Config, load_config
-from mesm.pipeline.queries import WORD_TABLE_FILE
-from mesm.pipeline.runs import RunDirectory
-from mesm.pipeline.training import train
+from mesm.datasets.annotations.registry import Annotation, read_annotations
+from mesm.datasets.shards.fingerprints import text_key
+from mesm.datasets.shards.folder import FeatureFolder
+from mesm.datasets.text.word_vectors import WordVectors
+from mesm.pipeline.config.load import load_config
+from mesm.pipeline.config.schema import Config
+from mesm.pipeline.data.texts import WORD_TABLE_FILE
+from mesm.pipeline.run.directory import RunDirectory
+from mesm.pipeline.train.recipe import train
 
 VIDEO_DIM, TEXT_DIM = 8, 12
 VERBS = ("opens", "closes", "lifts", "throws")

@@ -12,7 +12,9 @@ from golden_files import GOLDEN_SETTINGS, write_golden
 from shared import shared_path
 from torch import Tensor
 
-from mesm.model import Mesm, attention, losses, matcher, mesm
+from mesm.model import Mesm, losses, matcher
+from mesm.model.kernels import attention
+from mesm.model.networks import mesm
 from mesm.tools import parity, parity_mesm
 from mesm.tools.parity_mesm import check_file
 

@@ -1,0 +1,1 @@
+"""Feature shards: immutable files that appear whole or not at all."""

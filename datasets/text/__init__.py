@@ -1,0 +1,1 @@
+"""Words, word vectors and vocabularies."""

@@ -1,0 +1,247 @@
+"""CLIP- and SigLIP-family models of transformers: image features of one frame per clip, and text features.
+
+Any checkpoint whose model has `get_image_features` and `get_text_features`, from a local folder as
+`save_pretrained` writes it, or from the hub. No code of a checkpoint is run.
+
+Image: size, crop, mean and standard deviation of the checkpoint's own image processor, RGB / 255; output (B,
+dim) of `get_image_features`, not L2-normalised. Text: the checkpoint's own tokenizer, cut to the model's
+context; output: the text model's last hidden states of the tokens that are not padding, and the vector of
+`get_text_features`. SigLIP sees its padding, as it was trained; the other families are masked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mesm.extractors.contracts import FramePlan, FrameTransform, TextFeatures, VideoInfo
+from mesm.extractors.decoding.sampling import image_rows
+from mesm.extractors.encoders.network_encoder import (
+    NetworkVideoEncoder,
+    VideoSettings,
+    check_options,
+    inference,
+    require_clean,
+)
+from mesm.extractors.errors import EncoderError, WeightsError
+from mesm.extractors.weights.converters import report_mismatch
+from mesm.extractors.weights.sources import WeightsRequest, file_sha256
+
+VIDEO_NAME, TEXT_NAME = "hf", "hf-text"
+
+TEXTS_PER_BATCH = 64
+"""Sentences that go through the network together."""
+
+_SETTINGS_FILES = ("*.json", "*.txt", "*.model")
+_OPTIONS = ("model",)
+
+
+class HfImageEncoder(NetworkVideoEncoder):
+    """One frame per row through the image tower: what `get_image_features` gives."""
+
+    def plan(self, info: VideoInfo) -> FramePlan:
+        """Take the frame at each clip's centre."""
+        return FramePlan(image_rows(info, self.clip_len_s), self.transform)
+
+    def features(self, clips: torch.Tensor) -> torch.Tensor:
+        """Turn (B, 3, 1, H, W) images into (B, dim)."""
+        network: Any = self.network
+        return _pooled(network.get_image_features(pixel_values=clips.squeeze(2)))
+
+
+class HfTextEncoder:
+    """Sentences through the text tower: last hidden states, token ids and what `get_text_features` gives."""
+
+    name = TEXT_NAME
+
+    def __init__(self, network: Any, tokenizer: Any, device: torch.device, spec: Mapping[str, Any]) -> None:
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.tokenizer = tokenizer
+        self.device = device
+        self.dim = int(network.config.text_config.hidden_size)
+        self.max_tokens = int(network.config.text_config.max_position_embeddings)
+        self.sees_padding = "siglip" in network.config.model_type
+        self.spec = {"encoder": self.name, "dim": self.dim, "precision": "fp32", **spec}
+
+    def encode(self, texts: Sequence[str]) -> list[TextFeatures]:
+        """Encode sentences; one longer than the model's context is cut by its tokenizer."""
+        features: list[TextFeatures] = []
+        for start in range(0, len(texts), TEXTS_PER_BATCH):
+            features += self._encode_batch(list(texts[start : start + TEXTS_PER_BATCH]))
+        return features
+
+    def _encode_batch(self, texts: list[str]) -> list[TextFeatures]:
+        batch = self.tokenizer(
+            texts,
+            padding="max_length" if self.sees_padding else True,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+        states, pooled = self.states(ids.to(self.device), mask.to(self.device))
+        rows = zip(states.cpu(), ids, mask, pooled.cpu(), strict=True)
+        return [
+            TextFeatures(tokens[kept].numpy(), row_ids[kept].numpy(), vector.numpy().copy())
+            for tokens, row_ids, kept, vector in rows
+        ]
+
+    def states(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return last states (B, L, dim) and sentence vectors (B, pooled dim) of ids and mask (B, L)."""
+        captured: list[torch.Tensor] = []
+        hook = self.network.text_model.register_forward_hook(
+            lambda _module, _inputs, output: captured.append(output.last_hidden_state)
+        )
+        attention = {} if self.sees_padding else {"attention_mask": mask.long()}
+        try:
+            with inference(self.device, "fp32"):
+                pooled = _pooled(self.network.get_text_features(input_ids=ids, **attention))
+        finally:
+            hook.remove()
+        return captured[0], pooled
+
+
+def _pooled(output: Any) -> torch.Tensor:
+    """Return the projected vectors: transformers 4 gives them alone, 5 inside an object."""
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
+
+
+def build_image_encoder(request: WeightsRequest, settings: VideoSettings, options: Mapping[str, Any]) -> HfImageEncoder:
+    """Build the image encoder of the folder or hub id that option `model`, or `weights`, names."""
+    require_clean(VIDEO_NAME, settings)
+    folder, network, spec = _load(VIDEO_NAME, request, options)
+    image = _image_settings(folder)
+    transform = _transform(folder, image, settings)
+    with torch.no_grad():
+        dim = int(_pooled(network.get_image_features(pixel_values=torch.zeros(1, 3, *transform.crop))).shape[-1])
+    encoder = HfImageEncoder(VIDEO_NAME, network, settings, dim=dim, transform=transform, frames_per_row=1, spec=spec)
+    encoder.mean, encoder.std = tuple(image["image_mean"]), tuple(image["image_std"])
+    return encoder
+
+
+def build_text_encoder(request: WeightsRequest, device: torch.device, options: Mapping[str, Any]) -> HfTextEncoder:
+    """Build the text encoder; the model is named as for the image encoder."""
+    from transformers import AutoTokenizer
+
+    folder, network, spec = _load(TEXT_NAME, request, options)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise EncoderError(f"{folder} holds no tokenizer that can be read: {error}") from error
+    return HfTextEncoder(network, tokenizer, device, spec)
+
+
+def _load(name: str, request: WeightsRequest, options: Mapping[str, Any]) -> tuple[Path, Any, dict[str, Any]]:
+    """Return the model's folder, the network and what the spec says of both."""
+    from transformers import AutoConfig, AutoModel
+
+    check_options(name, options, _OPTIONS)
+    untrained = request.untrained()
+    chosen = options.get("model") or (None if untrained or request.choice == "default" else request.choice)
+    if chosen is None:
+        raise EncoderError(f"encoder {name} needs the option model: a folder, or the id of a model on the hub")
+    folder = _folder(chosen, request, with_weights=untrained is None)
+    try:
+        if untrained is None:
+            network = _pretrained(AutoModel, folder)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(untrained.seed)
+                config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+                network = AutoModel.from_config(config)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise WeightsError(f"{folder} is not a model that transformers can load: {error}") from error
+    if not hasattr(network, "get_image_features") or not hasattr(network, "get_text_features"):
+        raise EncoderError(f"{folder} holds a {type(network).__name__}; expected a model of the CLIP family")
+    identity = f"sha256:{_digest(_weight_files(folder))}" if untrained is None else untrained.identity
+    return folder, network.float(), {"weights": identity, "settings": _digest(_settings_files(folder))}
+
+
+def _folder(chosen: str, request: WeightsRequest, with_weights: bool) -> Path:
+    """Return the folder of a model, downloading it from the hub when there is no folder of that name."""
+    folder = Path(chosen)
+    if folder.is_dir():
+        return folder
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    patterns = [*_SETTINGS_FILES, *(["*.safetensors"] if with_weights else [])]
+    try:
+        found = huggingface_hub.snapshot_download(
+            chosen, allow_patterns=patterns, local_files_only=not request.sources.download
+        )
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise WeightsError(
+            f"{chosen!r} is no folder and could not be had from the hub ({error}). Get the files of "
+            f"https://huggingface.co/{chosen} into a folder and name that folder"
+        ) from error
+    return Path(found)
+
+
+def _pretrained(model_class: Any, folder: Path) -> Any:
+    if not _weight_files(folder):
+        raise WeightsError(f"{folder} holds no *.safetensors")
+    network, report = model_class.from_pretrained(
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    report_mismatch(
+        str(folder),
+        sorted(report["missing_keys"]),
+        sorted(report["unexpected_keys"]),
+        [f"{name} {list(given)} instead of {list(own)}" for name, given, own in report["mismatched_keys"]],
+    )
+    return network
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _settings_files(folder: Path) -> list[Path]:
+    return sorted(path for pattern in _SETTINGS_FILES for path in folder.glob(pattern))
+
+
+def _digest(paths: list[Path]) -> str:
+    """Return the sha256 of one file, or that of the list of names and sha256 of several."""
+    if len(paths) == 1:
+        return file_sha256(paths[0])
+    listing = "".join(f"{file_sha256(path)}  {path.name}\n" for path in paths)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _image_settings(folder: Path) -> dict[str, Any]:
+    """Return what the checkpoint's image processor does."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        path = folder / name
+        if path.is_file():
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            settings = settings.get("image_processor", settings)
+            if {"size", "image_mean", "image_std"} <= set(settings):
+                return settings
+    raise EncoderError(f"{folder} holds no preprocessor_config.json with size, image_mean and image_std")
+
+
+def _transform(folder: Path, image: Mapping[str, Any], settings: VideoSettings) -> FrameTransform:
+    size, crop = image["size"], image.get("crop_size")
+    if isinstance(size, int):
+        size = {"shortest_edge": size}
+    if isinstance(crop, int):
+        crop = {"height": crop, "width": crop}
+    cropped = (crop["height"], crop["width"]) if crop and image.get("do_center_crop", True) else None
+    if "shortest_edge" in size and cropped:
+        return FrameTransform(settings.resize, short_side=size["shortest_edge"], exact=None, crop=cropped)
+    if "height" in size and "width" in size:
+        exact = (size["height"], size["width"])
+        return FrameTransform(settings.resize, short_side=None, exact=exact, crop=cropped or exact)
+    raise EncoderError(f"the image processor of {folder} resizes to {size}; expected a fixed size")

@@ -1,0 +1,55 @@
+"""Multi-head attention over packed sequences."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mesm.model.kernels.attention import attention, merge_heads, packed_attention, probes, split_heads, weighted_values
+from mesm.model.kernels.dropout import dropout
+from mesm.model.layouts import Layout
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose three input projections can be called apart, so that shared work is done once."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def projections(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Weight (D, D) and bias (D,) of the queries, the keys and the values, cut at once: so are their gradients."""
+        return tuple(zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True))
+
+    def attend_packed(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
+        """Attend from packed q (T, D), before the output projection; returns (T, D).
+
+        mask None: self-attention, k and v are packed as q is. Otherwise k, v: (N, Lk, D) and mask: (N, Lk), or one that
+        broadcasts to (N, heads, Lq, Lk), True = visible.
+        """
+        if mask is None or mask.dim() == 2:
+            return packed_attention(q, k, v, layout, mask, self.heads, self.dropout, self.training)
+        k, v = (layout.pad(x) if x.dim() == 2 else x for x in (k, v))
+        q, k, v = (split_heads(x, self.heads) for x in (layout.pad(q), k, v))
+        return layout.pack(merge_heads(attention(q, k, v, mask, self.dropout, self.training)))
+
+    def attend_from_one(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Attend from one position a sequence without projecting the keys and values.
+
+        Both projections move from the L positions to the one query, see `probes` and `weighted_values`. The key bias
+        adds the same to every score and cancels in the softmax.
+
+        x: (N, D) and keys, values: (N, L, D), none of them projected; mask: (N, heads or 1, L), True = visible. Returns
+        (N, D), before the output projection.
+        """
+        (weight_q, bias_q), (weight_k, _), (weight_v, bias_v) = self.projections()
+        q = F.linear(x[:, None], weight_q, bias_q)
+        scores = torch.bmm(probes(q, weight_k, self.heads), keys.transpose(1, 2)) * (x.shape[-1] // self.heads) ** -0.5
+        weights = dropout(scores.masked_fill(~mask, float("-inf")).softmax(-1), self.dropout, self.training)
+        return weighted_values(weights, values, weight_v, bias_v, self.heads).squeeze(1)

@@ -1,0 +1,1 @@
+"""The commands of `mesm-pipeline`, one file a noun."""

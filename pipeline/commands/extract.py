@@ -1,0 +1,89 @@
+"""`extract`: videos and queries to feature shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mesm.pipeline.commands.options import (
+    AnnotationsOption,
+    ConfigOption,
+    DeviceOption,
+    FeaturesOption,
+    JsonOption,
+    SetOption,
+    TrustOption,
+    WeightsOption,
+    find_annotations,
+    find_device,
+    weight_sources,
+)
+from mesm.pipeline.commands.output import OK, SOME_FAILED, print_json
+from mesm.pipeline.run.console import say
+
+
+def extract(
+    videos: Annotated[
+        Path | None, typer.Option("--videos", help="Folder of video files; without it, only queries are encoded.")
+    ] = None,
+    config: ConfigOption = "charades-clip-slowfast",
+    features: FeaturesOption = Path("features"),
+    annotations: AnnotationsOption = None,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0: as configured.")] = 0,
+    device: DeviceOption = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16; empty: as configured.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="Only the first videos by name; 0: all.")] = 0,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th video from the I-th, 0-based.")] = "",
+    weights: WeightsOption = None,
+    trust_pickle: TrustOption = False,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Encode videos, and the annotations' queries, into feature shards.
+
+    Videos that are there already are skipped; run it again after an interruption or for new videos.
+
+    Example: mesm-pipeline extract --videos videos --config charades-clip-slowfast
+    """
+    from mesm.pipeline.config.load import load_config
+    from mesm.pipeline.extract import stage as extract_stage
+
+    changes = list(overrides or [])
+    if workers:
+        changes.append(f"extract.workers={workers}")
+    settings = load_config(config, changes)
+    if precision:
+        count = len(settings.features.video)
+        settings = load_config(config, [*changes, *(f"features.video.{i}.precision={precision}" for i in range(count))])
+    place = find_annotations(annotations, settings) if annotations or settings.dataset.annotations else None
+    report = extract_stage.extract(
+        settings, videos, features, place, find_device(device), weight_sources(weights, trust_pickle), limit, shard
+    )
+    summary = report.videos
+    for line in extract_stage.describe_failures(summary.failed, report.missing):
+        say(f"failed: {line}")
+    if as_json:
+        failed = [{"video": f.video_id, "reason": f.reason, "message": f.message} for f in summary.failed]
+        print_json(
+            {
+                "done": summary.done,
+                "skipped": summary.skipped,
+                "failed": failed,
+                "rows": summary.rows,
+                "texts": report.texts,
+                "missing": report.missing,
+                "seconds": round(summary.seconds, 2),
+            }
+        )
+    elif videos is None:
+        print(f"{report.texts} queries encoded")
+    elif not summary.done and not summary.failed:
+        print(f"nothing to do: all {summary.skipped} videos are there")
+    else:
+        print(
+            f"{summary.done} videos extracted ({summary.rows} rows, {summary.seconds:.1f} s), "
+            f"{summary.skipped} were there, {len(summary.failed)} failed"
+        )
+    return OK if report.complete else SOME_FAILED

@@ -1,0 +1,61 @@
+"""Options that several commands have, and what their values mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mesm.pipeline.config.errors import PipelineError
+
+ConfigOption = Annotated[str, typer.Option("--config", "-c", help="Shipped configuration, or a .yaml file.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
+FeaturesOption = Annotated[Path, typer.Option("--features", help="Folder of features.")]
+AnnotationsOption = Annotated[Path | None, typer.Option("--annotations", help="Folder or file of the annotations.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto.")]
+SelectOption = Annotated[str, typer.Option(help="Choose the best epoch on this split.")]
+WeightsOption = Annotated[
+    list[str] | None, typer.Option("--weights", metavar="NAME=PATH", help="Use this file of weights.")
+]
+TrustOption = Annotated[bool, typer.Option("--trust-pickle", help="Open weights that need Python's pickle.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def find_device(name: str) -> Any:
+    """Return the torch device of that name; PipelineError when it is none, or not here."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise PipelineError(f"--device {name}: expected cpu, cuda, cuda:N or auto") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise PipelineError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    return device
+
+
+def weight_sources(weights: list[str] | None, trust_pickle: bool) -> Any:
+    """Return where weights come from, by NAME=PATH entries; PipelineError for a name that is not in the table."""
+    from mesm.extractors.weights.sources import WeightSources
+    from mesm.extractors.weights.table import WEIGHTS
+
+    files = {}
+    for entry in weights or []:
+        name, equals, path = entry.partition("=")
+        if not equals or name not in WEIGHTS:
+            raise PipelineError(f"--weights {entry}: expected NAME=PATH with one of {', '.join(sorted(WEIGHTS))}")
+        files[name] = Path(path)
+    return WeightSources(files=files, trust_pickle=trust_pickle)
+
+
+def find_annotations(given: Path | None, config: Any) -> Path:
+    """Return the annotations' place: the given one, or the configuration's; PipelineError when it does not exist."""
+    place = given or (Path(config.dataset.annotations) if config.dataset.annotations else None)
+    if place is None:
+        raise PipelineError("no annotations were given: use --annotations with their folder or file")
+    if not place.exists():
+        raise PipelineError(f"there is no {place}; give the folder or file of the annotations by --annotations")
+    return place

@@ -1,0 +1,55 @@
+"""`import-checkpoint` and `import-features`: what others released."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mesm.pipeline.commands.options import (
+    AnnotationsOption,
+    FeaturesOption,
+    TrustOption,
+)
+from mesm.pipeline.commands.output import OK
+
+
+def import_checkpoint(
+    source: Annotated[Path, typer.Argument(metavar="CKPT", help="Released model_*_best.ckpt.")],
+    out: Annotated[Path, typer.Option("--out", help="Run directory to write.")],
+    opt: Annotated[Path | None, typer.Option(help="The opt.json beside it.")] = None,
+    annotations: AnnotationsOption = None,
+    setting: Annotated[str, typer.Option(help="Shipped configuration; empty: recognised.")] = "",
+    trust_pickle: TrustOption = False,
+) -> int:
+    """Turn a released checkpoint of the published code into a run directory.
+
+    Example: mesm-pipeline import-checkpoint model_test_best.ckpt --trust-pickle --out runs/x
+    """
+    from mesm.pipeline.importers import checkpoint as importer
+
+    importer.import_checkpoint(
+        source, out, opt=opt, trust_pickle=trust_pickle, setting=setting or None, annotations=annotations
+    )
+    print(out)
+    return OK
+
+
+def import_features(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="HDF5 file, folder of npz or npy, or word vectors.")],
+    name: Annotated[str, typer.Option(help="Encoder that made them, such as clip; glove for word vectors.")],
+    features: FeaturesOption = Path("features"),
+    clip_len: Annotated[float | None, typer.Option(help="Seconds a row; default: duration / rows.")] = None,
+    layout: Annotated[str, typer.Option(help="auto, hdf5, npz or npy.")] = "auto",
+    config: Annotated[str, typer.Option("--config", "-c", help="Configuration, to know the durations.")] = "",
+    annotations: AnnotationsOption = None,
+) -> int:
+    """Copy released features into shards; their fingerprint says that they were imported.
+
+    Example: mesm-pipeline import-features slowfast.hdf5 --name slowfast-8x8-r50 --clip-len 1
+    """
+    from mesm.pipeline.importers import stage as import_stage
+
+    print(import_stage.import_any(source, features, name, clip_len, layout, config, annotations))
+    return OK

@@ -1,0 +1,1 @@
+"""Splits in memory: frames, words, targets, batches."""

@@ -1,0 +1,26 @@
+"""What is drawn at random for a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def draw_negatives(groups: np.ndarray, generator: np.random.Generator) -> np.ndarray | None:
+    """Draw for each query a random one of another group: (N,) int64, or None when all are of one group."""
+    others = groups[:, None] != groups[None, :]
+    if not others.any(axis=1).all():
+        return None
+    return np.where(others, generator.random(others.shape), -1.0).argmax(axis=1)
+
+
+def draw_masked_words(weights: np.ndarray, lengths: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Draw max(length // 3, 1) words of each query without replacement, by weight; none of a query of one word.
+
+    weights: (N, W), 0 for words that are never drawn; lengths: (N,) words including start and end. Returns (N, W) bool.
+    """
+    count = np.where(lengths > 1, np.maximum(lengths // 3, 1), 0)
+    # The largest of log(weight) + Gumbel noise are a weighted draw without replacement.
+    with np.errstate(divide="ignore"):
+        keys = np.log(weights) + generator.gumbel(size=weights.shape)
+    rank = (-keys).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+    return (rank < count[:, None]) & (weights > 0)

@@ -1,0 +1,279 @@
+"""A split held in memory, and the batches that are cut from it.
+
+Every video and every query is prepared once. A step gathers rows of two resident tensors; nothing is copied once per
+query, and whatever is random in a batch is a function of (seed, epoch, step), so that a resumed run draws the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.errors import FeatureError
+from mesm.datasets.grouping import Group, group_queries
+from mesm.datasets.targets import (
+    QueryTargets,
+    query_targets,
+    sample_pos_neg,
+    sample_windows,
+)
+from mesm.datasets.text.vocabulary import Vocabulary
+from mesm.model import Batch, Targets, WordMask
+from mesm.model.layouts import to_device
+from mesm.pipeline.config.schema import DatasetConfig
+from mesm.pipeline.data.draws import draw_masked_words, draw_negatives
+from mesm.pipeline.data.frames import Crops, FrameTable
+from mesm.pipeline.data.texts import TextSource, Words
+
+
+@dataclass(frozen=True)
+class _Query:
+    words: Words
+    labels: np.ndarray
+    unknown: np.ndarray
+    targets: QueryTargets | None
+
+
+class MomentData:
+    """The queries of one split with everything that a step needs of them."""
+
+    def __init__(
+        self,
+        annotations: Sequence[Annotation],
+        frames: FrameTable,
+        text: TextSource,
+        vocabulary: Vocabulary,
+        config: DatasetConfig,
+        seed: int = 0,
+    ) -> None:
+        """Prepare queries and targets; queries without a moment (a test split without truth) have no targets."""
+        self.annotations = list(annotations)
+        self.frames, self.config = frames, config
+        self.text_dim = text.dim
+        cache: dict[str, tuple[Words, np.ndarray, np.ndarray]] = {}
+        self._queries = [self._prepare(a, text, vocabulary, cache) for a in self.annotations]
+        has_targets = all(query.targets is not None for query in self._queries)
+        by_start = [q.targets.start_idx if q.targets else 0 for q in self._queries]
+        self.groups: list[Group] = group_queries(
+            self.annotations,
+            config.group_by,
+            order=by_start if config.group_by == "video" or not has_targets else None,
+            max_queries=config.max_queries_per_group,
+            seed=seed,
+        )
+        widths = [len(query.words.tokens) for query in self._queries]
+        self._word_starts = np.cumsum([0, *widths])[:-1]
+        # The last row is the zero vector that padding reads.
+        vectors = [query.words.vectors for query in self._queries]
+        table = np.concatenate([*vectors, np.zeros((1, text.dim), np.float32)])
+        self._words = torch.from_numpy(table).to(frames.rows.device)
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def _prepare(
+        self,
+        annotation: Annotation,
+        text: TextSource,
+        vocabulary: Vocabulary,
+        cache: dict[str, tuple[Words, np.ndarray, np.ndarray]],
+    ) -> _Query:
+        if annotation.query not in cache:
+            words = text.words(annotation.query)
+            labels = np.array([vocabulary.label(token) for token in words.tokens], np.int64)
+            cache[annotation.query] = words, labels, labels == vocabulary.unknown
+        targets = None
+        if annotation.moments:
+            length_from = "rows" if self.config.length_from_rows else "duration"
+            rows = self.frames.lengths[annotation.video_id]
+            targets = query_targets(annotation, rows, self.config.clip_len, length_from=length_from)  # type: ignore[arg-type]
+        return _Query(*cache[annotation.query], targets)
+
+    def duration(self, index: int) -> float:
+        """Seconds that the fractions of a query's spans refer to."""
+        annotation = self.annotations[index]
+        if annotation.duration_s is not None:
+            return annotation.duration_s
+        return self.frames.lengths[annotation.video_id] * self.config.clip_len
+
+    def lengths_of_groups(self) -> list[int]:
+        """Rows of each group's longest video."""
+        return [max(self.frames.lengths[self.annotations[i].video_id] for i in g.indices) for g in self.groups]
+
+    def with_frames(self, frames: FrameTable) -> MomentData:
+        """Return the same queries about other frames; not for training, as targets stay what they are."""
+        data = copy.copy(self)
+        data.frames = frames
+        return data
+
+    def words_of_all(self) -> Tensor:
+        """(words, D): the word vectors of all queries, one after the other."""
+        return self._words[:-1]
+
+    def windows_of(self, indices: Sequence[int]) -> int:
+        """Count the windows that a step trains on."""
+        targets = (self._queries[i].targets for i in indices)
+        return sum(min(len(t.windows), self.config.max_windows) for t in targets if t is not None)
+
+    def queries_of(self, group_numbers: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return the queries of some groups and the place of each one's group among them."""
+        indices: list[int] = []
+        places: list[int] = []
+        for place, number in enumerate(group_numbers):
+            members = self.groups[number].indices
+            indices += members
+            places += [place] * len(members)
+        return indices, places
+
+    def batch(
+        self,
+        indices: Sequence[int],
+        groups: Sequence[int],
+        generator: np.random.Generator | None = None,
+        with_saliency: bool = True,
+        part: range | None = None,
+        crop: float = 0.0,
+    ) -> Batch:
+        """Cut a batch. With a generator it is one to train on: negatives, masked words and targets are drawn.
+
+        crop: probability that of a video only a random part is shown, which holds the moments of all its queries.
+
+        part: places in `indices` of the queries that are answered, when another process answers the rest. What is drawn
+        is the same as without it.
+        """
+        if generator is None:
+            return self._inputs(indices, groups)
+        crops = self._crops(indices, crop, generator) if crop > 0 else {}
+        negative = draw_negatives(np.asarray(groups), generator) if with_saliency else None
+        words, masks = self._word_masks(indices, generator)
+        targets = self._targets(indices, crops, generator)
+        own = np.arange(len(indices)) if part is None else np.arange(part.start, part.stop)
+        lent = np.array([], int) if negative is None else np.setdiff1d(negative[own], own)
+        order = np.concatenate((own, lent))
+        batch = self._inputs([indices[i] for i in order], [groups[i] for i in order], crops)
+        device, widest = batch.words.device, batch.frames.width
+        batch.answered = len(own) if len(lent) else 0
+        if negative is not None:
+            place = {query: number for number, query in enumerate(order.tolist())}
+            batch.negative_query = to_device(np.array([place[i] for i in negative[own].tolist()]), device)
+        width = batch.words.shape[1]
+        masked, unknown, labels = (to_device(_fitted(array[own], width), device) for array in (words, *masks))
+        batch.word_mask = WordMask(masked, unknown, labels)
+        batch.targets = targets.rows(own, widest, device)
+        return batch
+
+    def _crops(self, indices: Sequence[int], chance: float, generator: np.random.Generator) -> Crops:
+        """Draw which videos of a batch are cropped, and to which rows [first, stop)."""
+        extents: dict[str, tuple[int, int]] = {}
+        for i in indices:
+            targets, video = self._queries[i].targets, self.annotations[i].video_id
+            if targets is not None:
+                first, stop = targets.extent()
+                before = extents.get(video, (first, stop))
+                extents[video] = min(first, before[0]), max(stop, before[1])
+        crops: dict[str, tuple[int, int]] = {}
+        for (video, (first, stop)), draws in zip(extents.items(), generator.random((len(extents), 3)), strict=True):
+            if draws[0] < chance:
+                left = self.frames.lengths[video] - stop
+                crops[video] = int(draws[1] * (first + 1)), stop + int(draws[2] * (left + 1))
+        return crops
+
+    def _inputs(self, indices: Sequence[int], groups: Sequence[int], crops: Crops | None = None) -> Batch:
+        """Cut what the network reads."""
+        videos = list(dict.fromkeys(self.annotations[i].video_id for i in indices))
+        number = {video: n for n, video in enumerate(videos)}
+        frames, layout = self.frames.take(videos, crops)
+        words, words_mask = self._word_batch(indices)
+        return Batch(
+            video=frames,
+            frames=layout,
+            video_of_query=tuple(number[self.annotations[i].video_id] for i in indices),
+            group_of_query=tuple(groups),
+            words=words,
+            words_mask=to_device(words_mask, words.device),
+            word_lengths=tuple(words_mask.sum(1).tolist()),
+        )
+
+    def _word_batch(self, indices: Sequence[int]) -> tuple[Tensor, np.ndarray]:
+        widths = np.array([len(self._queries[i].words.tokens) for i in indices])
+        columns = np.arange(widths.max())
+        mask = columns < widths[:, None]
+        index = np.where(mask, self._word_starts[list(indices)][:, None] + columns, len(self._words) - 1)
+        rows = torch.from_numpy(index.ravel()).to(self._words.device, non_blocking=True)
+        return self._words.index_select(0, rows).view(*index.shape, -1), mask
+
+    def _word_masks(
+        self, indices: Sequence[int], generator: np.random.Generator
+    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """Draw the words that are masked, (N, W) bool; also which are unknown, and the class of each."""
+        lengths = np.array([len(self._queries[i].labels) for i in indices])
+        shape = (len(indices), int(lengths.max()))
+        weights, labels, unknown = np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool)
+        for row, i in enumerate(indices):
+            query = self._queries[i]
+            width = len(query.labels)
+            weights[row, :width], labels[row, :width] = query.words.weights, query.labels
+            unknown[row, :width] = query.unknown
+        return draw_masked_words(weights, lengths, generator), (unknown, labels)
+
+    def _targets(self, indices: Sequence[int], crops: Crops, generator: np.random.Generator) -> _Targets:
+        videos = [self.annotations[i].video_id for i in indices]
+        ranges = np.array([crops.get(video, (0, self.frames.lengths[video])) for video in videos])
+        lengths = ranges[:, 1] - ranges[:, 0]
+        shape = (len(indices), int(lengths.max()))
+        clip_mask, relevant = np.zeros(shape, bool), np.zeros(shape, bool)
+        saliency = np.zeros(shape, np.float32)
+        chosen = []
+        for row, i in enumerate(indices):
+            targets = self._queries[i].targets
+            if targets is None:
+                raise FeatureError(f"query {self.annotations[i].query_id} has no moment and cannot be trained on")
+            if videos[row] in crops:
+                targets = targets.cropped(*crops[videos[row]])
+            rows = len(targets.clip_mask)
+            clip_mask[row, :rows], relevant[row, :rows] = targets.clip_mask, targets.relevant
+            saliency[row, :rows] = targets.saliency
+            chosen.append(targets.windows[sample_windows(len(targets.windows), self.config.max_windows, generator)])
+        has_scores = any(self.annotations[i].saliency is not None for i in indices)
+        valid = np.arange(shape[1]) < lengths[:, None]
+        positive, negative = sample_pos_neg(relevant, valid, generator, saliency if has_scores else None)
+        return _Targets(chosen, clip_mask, saliency, positive, negative)
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Targets of a whole batch, on the host."""
+
+    windows: list[np.ndarray]
+    clip_mask: np.ndarray
+    saliency: np.ndarray
+    positive: np.ndarray
+    negative: np.ndarray
+
+    def rows(self, own: np.ndarray, width: int, device: torch.device) -> Targets:
+        """Return those of some queries, their frames in the given width."""
+        chosen = [self.windows[i] for i in own]
+        windows = np.tile(np.array([0.0, 1.0], np.float32), (len(chosen), max(map(len, chosen)), 1))
+        for row, some in zip(windows, chosen, strict=True):
+            row[: len(some)] = some
+        return Targets(
+            windows=to_device(windows, device),
+            window_counts=tuple(map(len, chosen)),
+            clip_mask=to_device(_fitted(self.clip_mask[own], width), device),
+            saliency=to_device(_fitted(self.saliency[own], width), device),
+            positive=to_device(self.positive[own], device),
+            negative=to_device(self.negative[own], device),
+        )
+
+
+def _fitted(array: np.ndarray, width: int) -> np.ndarray:
+    """Cut or pad (zeros) the second axis."""
+    if array.shape[1] >= width:
+        return np.ascontiguousarray(array[:, :width])
+    return np.pad(array, ((0, 0), (0, width - array.shape[1])))

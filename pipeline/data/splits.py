@@ -1,0 +1,34 @@
+"""The queries that are trained on, and those that choose the best epoch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mesm.datasets.annotations.registry import Annotation, read_annotations
+from mesm.datasets.grouping import split_by_video
+from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.config.schema import Config
+
+
+def load_split(config: Config, annotations: Path, split: str) -> list[Annotation]:
+    """Read the annotations of a split."""
+    return read_annotations(config.dataset.reader, annotations, split)
+
+
+def training_splits(
+    config: Config, annotations: Path, select_on: str = ""
+) -> tuple[list[Annotation], list[Annotation], str]:
+    """Return training and validation queries and what the latter are, for the log."""
+    dataset = config.dataset
+    train = load_split(config, annotations, dataset.train_split)
+    chosen = select_on or dataset.validation_split
+    if chosen:
+        return train, load_split(config, annotations, chosen), chosen
+    if len({annotation.video_id for annotation in train}) < 2:
+        raise PipelineError(
+            f"the {dataset.train_split} split has a single video, so none can be held back to choose the best epoch; "
+            "name a split for that by dataset.validation_split"
+        )
+    kept, held = split_by_video(train, dataset.validation_fraction, seed=dataset.validation_seed, by=dataset.group_by)
+    name = f"{dataset.validation_fraction:.0%} of the {dataset.train_split} videos (seed {dataset.validation_seed})"
+    return kept, held, name

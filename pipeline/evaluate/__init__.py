@@ -1,0 +1,1 @@
+"""Stage three: predictions and figures."""

@@ -1,0 +1,63 @@
+"""Figures that tell answers from guesses: baselines without a model, and a model without the right video."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mesm.datasets.annotations.registry import Annotation
+from mesm.pipeline.config.schema import Config
+from mesm.pipeline.data.folders import open_streams
+from mesm.pipeline.data.moments import MomentData
+from mesm.pipeline.evaluate.baselines import WHOLE_VIDEO, fit_fixed_window
+from mesm.pipeline.evaluate.metrics import Scores, evaluate_predictions
+from mesm.pipeline.evaluate.predict import predict
+from mesm.pipeline.evaluate.protocol_of import protocol_of
+from mesm.pipeline.evaluate.trained import TrainedModel
+
+
+def baseline_scores(
+    train: Sequence[Annotation],
+    test: Sequence[Annotation],
+    config: Config,
+    durations: Mapping[str, float] | None = None,
+) -> dict[str, Scores]:
+    """Score the best fixed window, fitted on the training queries if there are any, and the whole video."""
+    protocol = protocol_of(config)
+    fixed = [fit_fixed_window(train, durations_s=durations)] if train else []
+    return {
+        baseline.name: evaluate_predictions(baseline.predict(test, durations), test, protocol)
+        for baseline in (*fixed, WHOLE_VIDEO)
+    }
+
+
+def training_durations(train: Sequence[Annotation], config: Config, features: Path) -> dict[str, float]:
+    """Seconds of the training videos: as annotated, else as long as their features are, if these are here."""
+    durations = {a.video_id: a.duration_s for a in train if a.duration_s is not None}
+    folder = open_streams(config.features.video, features)[0]
+    unknown = {a.video_id for a in train} - set(durations)
+    return durations | {v: folder.record(v).rows * config.dataset.clip_len for v in unknown if v in folder}
+
+
+def control_scores(trained: TrainedModel, data: MomentData) -> dict[str, Scores]:
+    """Score answers given without the video and with another video of the split."""
+    frames = {"without the video": data.frames.blanked()}
+    if len(data.frames.lengths) > 1:
+        frames["with another video"] = data.frames.exchanged()
+    fixed = _with_durations(data)
+    return {
+        name: evaluate_predictions(
+            predict(trained.model, fixed.with_frames(table), trained.config),
+            data.annotations,
+            protocol_of(trained.config),
+        )
+        for name, table in frames.items()
+    }
+
+
+def _with_durations(data: MomentData) -> MomentData:
+    """Write durations that follow from the frames into the annotations, so that other frames do not change them."""
+    fixed = data.with_frames(data.frames)
+    fixed.annotations = [replace(a, duration_s=data.duration(i)) for i, a in enumerate(data.annotations)]
+    return fixed

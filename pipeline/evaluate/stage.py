@@ -1,0 +1,98 @@
+"""Stage three: figures of a run on the splits of its dataset, or of anybody's predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mesm.datasets.annotations.registry import AVAILABLE_SPLITS, READERS, Annotation, read_annotations
+from mesm.datasets.errors import AnnotationError
+from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.config.schema import Config, DatasetConfig
+from mesm.pipeline.data.splits import training_splits
+from mesm.pipeline.evaluate.controls import baseline_scores
+from mesm.pipeline.evaluate.metrics import evaluate_predictions
+from mesm.pipeline.evaluate.predictions import load_predictions
+from mesm.pipeline.evaluate.protocol_of import protocol_of
+from mesm.pipeline.evaluate.run import Evaluation, evaluate_run
+from mesm.pipeline.evaluate.tables import metrics_table
+from mesm.pipeline.evaluate.trained import load_trained
+from mesm.pipeline.report.run import write_run_report
+from mesm.pipeline.run.console import say
+from mesm.pipeline.run.directory import RunDirectory
+
+HELD_BACK = "validation"
+"""Stands for the queries that were held back from training to choose the best epoch."""
+
+
+def evaluate(
+    run: Path,
+    annotations: Path | None,
+    features: Path,
+    splits: Sequence[str],
+    device: torch.device,
+    published: bool,
+    controls: bool = False,
+) -> list[Evaluation]:
+    """Evaluate a run directory; without `splits`, on the test splits of its configuration."""
+    config = load_trained(run, torch.device("cpu")).config
+    place = annotations or (Path(config.dataset.annotations) if config.dataset.annotations else None)
+    if place is None:
+        raise PipelineError("no annotations were given: use --annotations with their folder or file")
+    wanted = list(splits) or list(config.dataset.test_splits)
+    train = _training_queries(config, place)
+    queries = {}
+    for split in wanted:
+        if split == HELD_BACK and HELD_BACK not in AVAILABLE_SPLITS[config.dataset.reader]:
+            train, queries[split], _ = training_splits(config, place)
+        else:
+            queries[split] = read_annotations(config.dataset.reader, place, split)
+    results = evaluate_run(run, queries, train, features, device, published, controls)
+    folder = run if run.is_dir() else run.parent
+    record = {r.split: {name: scores.as_record() for name, scores in r.scores.items()} for r in results}
+    RunDirectory(folder).write_json("evaluation.json", record)
+    protocol = next(iter(results[0].scores.values())).protocol
+    if RunDirectory(folder).metrics():
+        write_run_report(folder, {r.split: metrics_table(r.scores) for r in results}, [f"Protocol: {protocol}."])
+    return results
+
+
+def _training_queries(config: Config, place: Path) -> list[Annotation]:
+    try:
+        return read_annotations(config.dataset.reader, place, config.dataset.train_split)
+    except AnnotationError as error:
+        say(f"note: no baselines, as the training split cannot be read: {error}")
+        return []
+
+
+def score_file(predictions: Path, annotations: Path | None, reader: str, splits: Sequence[str]) -> list[Evaluation]:
+    """Score a file of predictions in the QVHighlights format against annotations.
+
+    Without a reader, a `.jsonl` file of QVHighlights or of this project's own format is recognised by its fields.
+    """
+    if annotations is None:
+        raise PipelineError("--predictions needs --annotations, the file or folder with the truth")
+    if not annotations.exists():
+        raise PipelineError(f"there is no {annotations}; give the file or folder of the truth by --annotations")
+    name = reader or _recognise(annotations)
+    split = splits[0] if splits else READERS[name].eval_splits[0] if name in READERS else ""
+    queries = read_annotations(name, annotations, split)
+    config = Config(dataset=DatasetConfig(reader=name))
+    protocol = protocol_of(config)
+    scores = {predictions.name: evaluate_predictions(load_predictions(predictions), queries, protocol)}
+    if all(query.duration_s is not None for query in queries):
+        scores |= {
+            f"{name} (fitted here)" if name.startswith("fixed") else name: value
+            for name, value in baseline_scores(queries, queries, config).items()
+        }
+    return [Evaluation(split, scores, predictions)]
+
+
+def _recognise(annotations: Path) -> str:
+    if annotations.is_file() and annotations.suffix == ".jsonl":
+        with annotations.open(encoding="utf-8") as file:
+            first = file.readline()
+        return "qvhighlights" if '"qid"' in first else "jsonl"
+    raise PipelineError(f"{annotations}: the format is not clear; say it by --reader, one of {', '.join(READERS)}")

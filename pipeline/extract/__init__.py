@@ -1,0 +1,1 @@
+"""Stage one: videos and queries to feature shards."""

@@ -1,0 +1,215 @@
+"""One encoder's share of an extraction: batches that fill across videos, and the shards that come of them.
+
+Features must not depend on how many processes decode, on when an extraction was killed, or on which videos
+failed, to the last bit; and what a network makes of a row depends, in the last bits, on the rows beside it.
+So batches are a function of the videos' order alone:
+
+* every full batch of a video's own rows is encoded by itself, as soon as it is there;
+* what remains of each video, less than a batch, is joined with the remains of its neighbours in order, once
+  the video is complete; a video that fails has never touched another one's batch;
+* a shard ends after a video, when it has `flush_rows` rows or SHARD_VIDEOS videos, and no batch reaches
+beyond it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from mesm.datasets.shards.faults import write_point
+from mesm.datasets.shards.folder import FeatureFolder
+from mesm.extractors.contracts import FramePlan, VideoEncoder, VideoInfo
+from mesm.extractors.decoding.probing import SourceFile
+from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.extract.rows import RowAssembler, row_seconds
+
+SHARD_VIDEOS = 64
+"""A shard holds no more videos than this, so that a killed run loses no more."""
+
+FRAMES_PER_BATCH = 8
+"""A batch holds at most this many frames for each row of `batch_size`, so that clips do not fill the memory."""
+
+_RESULTS_IN_FLIGHT = 2
+
+
+@dataclass
+class VideoRows:
+    """One video on its way through one encoder."""
+
+    video_id: str
+    info: VideoInfo
+    source: SourceFile
+    plan: FramePlan
+    features: np.ndarray
+    """(rows, dim) float32, filled as batches are encoded."""
+    encoded: np.ndarray
+    """(rows,) bool: which of them are filled."""
+    assembler: RowAssembler
+    batched: int = 0
+    """Rows that are in a batch of this video alone."""
+    clips: list[list[torch.Tensor]] = field(default_factory=list)
+    """Frames of each of the rows after these."""
+    decoder: str = ""
+    missing: int = 0
+
+
+class EncoderLane:
+    """Takes the frames of many videos at a time and publishes their features in the videos' order."""
+
+    def __init__(self, encoder: VideoEncoder, folder: FeatureFolder, batch_size: int, flush_rows: int) -> None:
+        self.encoder = encoder
+        self.folder = folder
+        self.rows = 0
+        """Rows published so far."""
+        self._store = np.dtype(folder.spec.get("store", "float16"))
+        self._batch_size = batch_size
+        self._flush_rows = flush_rows
+        self._writer = folder.writer()
+        self._open: dict[int, VideoRows] = {}
+        self._complete: list[VideoRows] = []
+        self._remains: list[tuple[VideoRows, int, list[torch.Tensor]]] = []
+        self._results: list[tuple[torch.Tensor, list[tuple[VideoRows, int]]]] = []
+
+    def has(self, video_id: str, source: SourceFile) -> bool:
+        """Tell whether the folder holds features of exactly this file."""
+        if video_id not in self.folder:
+            return False
+        record = self.folder.record(video_id)
+        return (record.source_size, record.source_hash) == (source.size, source.quick_hash)
+
+    def open(self, job: int, video_id: str, info: VideoInfo, source: SourceFile, plan: FramePlan) -> VideoRows:
+        """Expect the frames of a video."""
+        features = np.zeros((len(plan.frames), self.encoder.dim), dtype=np.float32)
+        encoded = np.zeros(len(features), dtype=bool)
+        rows = VideoRows(video_id, info, source, plan, features, encoded, RowAssembler(plan))
+        self._open[job] = rows
+        return rows
+
+    def add_frame(self, job: int, number: int, frame: torch.Tensor) -> None:
+        """Take a transformed (h, w, 3) frame of an open video, if any of its rows shows it."""
+        rows = self._open[job]
+        if not rows.assembler.needs(number):
+            return
+        for clip in rows.assembler.add(number, frame):
+            rows.clips.append(clip)
+            if len(rows.clips) == self._rows_per_batch(rows):
+                places = [(rows, rows.batched + place) for place in range(len(rows.clips))]
+                self._encode(places, rows.clips)
+                rows.batched += len(places)
+                rows.clips = []
+
+    def drop(self, job: int) -> None:
+        """Forget an open video; nothing of it has touched another one."""
+        self._open.pop(job, None)
+
+    def complete(self, job: int, decoder: str, missing: int) -> None:
+        """Take in the remains of a video all of whose frames came; to be called in the videos' order."""
+        rows = self._open.pop(job, None)
+        if rows is None:
+            return
+        rows.decoder, rows.missing = decoder, missing
+        places = range(rows.batched, rows.batched + len(rows.clips))
+        self._remains += [(rows, place, clip) for place, clip in zip(places, rows.clips, strict=True)]
+        rows.clips = []
+        size = self._rows_per_batch(rows)
+        while len(self._remains) >= size:
+            self._encode_remains(size)
+        self._complete.append(rows)
+        write_point("extract:video-complete")
+        if len(self._complete) >= SHARD_VIDEOS or self._pending_rows() >= self._flush_rows:
+            self.publish()
+
+    def publish(self) -> None:
+        """Encode what remains and publish the complete videos as one shard.
+
+        Raises FeatureError when that cannot be written, PipelineError when the numbers cannot be stored.
+        """
+        if not self._complete:
+            return
+        self._encode_remains(len(self._remains))
+        self._fetch(0)
+        for rows in self._complete:
+            self._writer.add(rows.video_id, {"features": self._stored(rows)}, **_record_fields(self.encoder, rows))
+        write_point("extract:shard-complete")
+        self._writer.publish()
+        write_point("extract:shard-published")
+        self.rows += self._pending_rows()
+        self._complete.clear()
+
+    def close(self) -> None:
+        """Leave the folder; what was not published is given up."""
+        self._writer.close()
+
+    def _pending_rows(self) -> int:
+        return sum(len(rows.features) for rows in self._complete)
+
+    def _rows_per_batch(self, rows: VideoRows) -> int:
+        frames_per_row = rows.plan.frames.shape[1]
+        return max(1, min(self._batch_size, self._batch_size * FRAMES_PER_BATCH // frames_per_row))
+
+    def _encode_remains(self, count: int) -> None:
+        batch = self._remains[:count]
+        if batch:
+            self._encode([(rows, place) for rows, place, _ in batch], [clip for _, _, clip in batch])
+            # Only now: an interrupt during the encoding must not lose rows.
+            del self._remains[:count]
+
+    def _encode(self, places: list[tuple[VideoRows, int]], clips: list[list[torch.Tensor]]) -> None:
+        sizes = {len(clip) for clip in clips}
+        if len(sizes) > 1:
+            raise PipelineError(
+                f"{self.encoder.name} asks for rows of {', '.join(map(str, sorted(sizes)))} frames; expected as many "
+                "for every row of every video"
+            )
+        frames = torch.stack([frame for clip in clips for frame in clip])
+        features = self.encoder.encode(frames.unflatten(0, (len(clips), *sizes)))
+        if features.shape != (len(clips), self.encoder.dim):
+            raise PipelineError(
+                f"{self.encoder.name} gave features of shape {tuple(features.shape)} for {len(clips)} rows; "
+                f"expected ({len(clips)}, {self.encoder.dim})"
+            )
+        self._results.append((features, places))
+        # An accelerator works on the newest batches while the processor prepares the next one.
+        self._fetch(_RESULTS_IN_FLIGHT)
+        write_point("extract:batch-encoded")
+
+    def _fetch(self, in_flight: int) -> None:
+        """Put results into their videos' features, all but the newest ones."""
+        while len(self._results) > in_flight:
+            features, places = self._results[0]
+            for (rows, place), feature in zip(places, features.float().cpu().numpy(), strict=True):
+                rows.features[place] = feature
+                rows.encoded[place] = True
+            del self._results[0]
+
+    def _stored(self, rows: VideoRows) -> np.ndarray:
+        if not rows.encoded.all():
+            lacking = int((~rows.encoded).sum())
+            raise PipelineError(f"{self.encoder.name}: {lacking} rows of {rows.video_id} were never encoded")
+        with np.errstate(over="ignore"):
+            stored = rows.features.astype(self._store)
+        if not np.isfinite(stored).all():
+            largest = np.abs(rows.features).max()
+            raise PipelineError(
+                f"{self.encoder.name}: features of {rows.video_id} cannot be stored as {self._store}: the largest is "
+                f"{largest:g}; extract with precision fp32, or store float32"
+            )
+        return stored
+
+
+def _record_fields(encoder: VideoEncoder, rows: VideoRows) -> dict[str, Any]:
+    info = rows.info
+    meta: dict[str, Any] = {"decoder": rows.decoder}
+    if rows.missing:
+        meta["frames_missing"] = rows.missing
+    return {
+        "clip_len_s": row_seconds(len(rows.features), encoder.clip_len_s, info.duration_s),
+        "duration_s": info.duration_s,
+        "fps": info.fps,
+        "source_size": rows.source.size,
+        "source_hash": rows.source.quick_hash,
+        "meta": meta,
+    }

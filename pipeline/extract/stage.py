@@ -1,0 +1,163 @@
+"""Stage one: a folder of videos, and the queries about them, into feature shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mesm.datasets.annotations.registry import AVAILABLE_SPLITS, Annotation, read_annotations
+from mesm.datasets.errors import AnnotationError
+from mesm.datasets.text.word_vectors import WordVectors
+from mesm.datasets.text.words import split_words
+from mesm.extractors.encoders import glove
+from mesm.extractors.weights.sources import WeightsFile, WeightSources, WeightsRequest
+from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.config.schema import Config
+from mesm.pipeline.data.texts import WORD_TABLE_FILE, texts_of
+from mesm.pipeline.extract.encoders import build_text_encoder, build_video_encoders, feature_folder
+from mesm.pipeline.extract.failures import Failure
+from mesm.pipeline.extract.run import ExtractionSummary, extract_texts, extract_videos
+from mesm.pipeline.extract.videos import VideoItem, collect_videos, select_videos
+from mesm.pipeline.run.console import ProgressBar, say
+from mesm.pipeline.run.memory import keep_freed_memory
+
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What an extraction did."""
+
+    videos: ExtractionSummary
+    texts: int
+    """Queries that were encoded now."""
+    missing: tuple[str, ...]
+    """Videos that annotations name and the folder does not have."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every video of the folder and of the annotations is there."""
+        return not self.videos.failed and not self.missing
+
+
+def extract(
+    config: Config,
+    videos: Path | None,
+    features: Path,
+    annotations: Path | None,
+    device: torch.device,
+    sources: WeightSources,
+    limit: int = 0,
+    shard: str = "",
+) -> ExtractReport:
+    """Extract the features of every video of a folder, and of the annotations' queries, that are not there yet.
+
+    Without a folder of videos, whose features were imported perhaps, only the queries are encoded.
+
+    limit: only that many videos, the first by name (0: all); shard: `i/n`, every n-th video from the i-th (0-based).
+    """
+    queries = [] if annotations is None else read_all_splits(config, annotations)
+    if videos is None:
+        if not queries:
+            raise PipelineError("nothing to extract: give --videos with a folder of videos, or --annotations, or both")
+        texts = extract_queries(config, queries, features, device, sources)
+        return ExtractReport(ExtractionSummary(0, 0, [], 0, 0.0), texts, ())
+    items = select_videos(collect_videos(videos), limit=limit, shard=shard)
+    keep_freed_memory()
+    encoders = build_video_encoders(config, device, sources)
+    folders = [feature_folder(features, encoder) for encoder in encoders]
+    for folder in folders:
+        say(f"features: {folder.path}, {len(folder)} videos there")
+    with ProgressBar("videos", len(items)) as bar:
+        summary = extract_videos(
+            items,
+            encoders,
+            folders,
+            workers=config.extract.workers,
+            batch_size=config.extract.batch_size,
+            device=device,
+            timeout_s=config.extract.timeout_s,
+            flush_rows=config.extract.flush_rows,
+            on_progress=lambda done, total: bar.update(done),
+        )
+    texts = extract_queries(config, queries, features, device, sources) if queries else 0
+    missing = missing_videos(queries, items) if not (limit or shard) else ()
+    return ExtractReport(summary, texts, missing)
+
+
+def read_all_splits(config: Config, annotations: Path) -> list[Annotation]:
+    """Read the queries of every split that the configuration uses and that is there."""
+    dataset = config.dataset
+    splits = dict.fromkeys([dataset.train_split, dataset.validation_split, *dataset.test_splits])
+    known = AVAILABLE_SPLITS.get(dataset.reader, ())
+    found: list[Annotation] = []
+    problems = []
+    for split in splits:
+        if not split or (known and split not in known):
+            continue
+        try:
+            found += read_annotations(dataset.reader, annotations, split)
+        except AnnotationError as error:
+            problems.append(str(error))
+    if not found:
+        raise AnnotationError("\n".join(problems) or f"{annotations} holds no split of {dataset.reader}")
+    for problem in problems:
+        say(f"note: {problem}")
+    return found
+
+
+def missing_videos(annotations: Sequence[Annotation], items: Sequence[VideoItem]) -> tuple[str, ...]:
+    """Return the videos that annotations name and the folder lacks, sorted."""
+    present = {item.video_id for item in items}
+    return tuple(sorted({annotation.video_id for annotation in annotations} - present))
+
+
+def extract_queries(
+    config: Config, annotations: Sequence[Annotation], features: Path, device: torch.device, sources: WeightSources
+) -> int:
+    """Encode the queries that are not there yet; returns how many were encoded."""
+    texts = texts_of(annotations)
+    if config.features.text.encoder == glove.NAME:
+        return extract_word_vectors(config, texts, features, sources)
+    encoder = build_text_encoder(config.features.text, device, sources)
+    done = extract_texts(texts, encoder, feature_folder(features, encoder))
+    say(f"queries: {done} encoded, {len(texts) - done} were there")
+    return done
+
+
+def extract_word_vectors(config: Config, texts: Sequence[str], features: Path, sources: WeightSources) -> int:
+    """Keep the word vectors of the queries' words in one small file; returns how many words it holds."""
+    target = features / WORD_TABLE_FILE
+    wanted = dict.fromkeys(word for text in texts for word in split_words(text, config.features.text.words))
+    if target.exists() and config.features.text.weights == "default":
+        say(f"word vectors: {target} is there; delete it to make it anew")
+        return 0
+    weights = WeightsRequest(config.features.text.weights, sources).resolve(glove.DEFAULT_WEIGHTS)
+    if not isinstance(weights, WeightsFile):
+        raise PipelineError(
+            "word vectors cannot be untrained; give a text file of them by --weights glove-6b-300d=PATH"
+        )
+    words, vectors = glove.load_vectors(weights)
+    rows = {word: row for row, word in enumerate(words)}
+    known = [word for word in wanted if word in rows]
+    table = np.zeros((len(known) + 1, vectors.shape[1]), np.float32)
+    table[1:] = vectors.numpy()[[rows[word] for word in known]]
+    features.mkdir(parents=True, exist_ok=True)
+    WordVectors(("", *known), table).save(target)
+    say(f"word vectors: {len(known)} of {len(wanted)} words of the queries have one; kept in {target}")
+    return len(known)
+
+
+def describe_failures(failed: Sequence[Failure], missing: Sequence[str]) -> list[str]:
+    """One line for each failed video, and one for the videos that are not in the folder."""
+    lines = [f"{failure.video_id}: {failure.reason}: {failure.message}" for failure in failed]
+    if missing:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        lines.append(
+            f"{len(missing)} videos of the annotations are not in the folder: {', '.join(missing[:SHOWN])}{more}"
+        )
+    return lines

@@ -1,0 +1,1 @@
+"""Stage four: moments in a video file."""

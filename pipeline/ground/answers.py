@@ -1,0 +1,54 @@
+"""What is asked and answered: an encoded video, moments, and all that is said of one query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One answer."""
+
+    start_s: float
+    end_s: float
+    score: float
+    """0 to 1, higher is better: the probability that this window is the moment, by `evaluate.rank_by: frames` times its
+    overlap with the frames that look like it."""
+
+
+@dataclass(frozen=True)
+class GroundingResult:
+    """Everything that the network says about one query and one video."""
+
+    query: str
+    moments: list[Moment]
+    """Best first."""
+    saliency: np.ndarray
+    """(rows,) float32: how well each row fits the query, in no particular unit."""
+    row_s: float
+    """Seconds of a row."""
+    words_cut: bool
+    """The query was longer than the network reads, and its end was left out."""
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """A video's features, ready for any number of queries."""
+
+    path: Path
+    duration_s: float
+    streams: tuple[np.ndarray, ...]
+    """(rows, dim) features of each encoder."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that all streams have."""
+        return min(len(stream) for stream in self.streams)
+
+    @property
+    def row_s(self) -> float:
+        """Seconds of a row."""
+        return self.duration_s / self.rows

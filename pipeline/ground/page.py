@@ -1,0 +1,45 @@
+"""The HTML page of one video: its frames along a time line, what was found, and the truth where it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult
+from mesm.pipeline.report import grounding_page as report
+from mesm.pipeline.report.table import MetricsTable
+from mesm.pipeline.report.thumbnails import thumbnails
+
+
+def grounding_figure(
+    video: EncodedVideo,
+    result: GroundingResult,
+    pictures: Sequence[tuple[float, np.ndarray]],
+    truth: Sequence[tuple[float, float]] | None = None,
+) -> report.GroundingFigure:
+    """Put one query's answer beside the video's frames."""
+    times = (np.arange(len(result.saliency)) + 0.5) * result.row_s
+    return report.GroundingFigure(
+        query=result.query,
+        duration_s=video.duration_s,
+        windows=[(m.start_s, m.end_s, m.score) for m in result.moments],
+        truth=truth,
+        saliency=(times.tolist(), result.saliency.tolist()),
+        thumbnails=pictures,
+        video=video.path.name,
+    )
+
+
+def write_grounding_page(out: Path, video: EncodedVideo, result: GroundingResult) -> Path:
+    """Write the page of one query about one video."""
+    figure = grounding_figure(video, result, thumbnails(video.path))
+    report.write_grounding_page(out, "Moment retrieval", video.path.name, [figure])
+    return out
+
+
+def write_demo_page(out: Path, figures: Sequence[report.GroundingFigure], subtitle: str, table: MetricsTable) -> Path:
+    """Write the demo's page: some queries about a held-out video, and the figures over all held-out queries."""
+    report.write_grounding_page(out, "mesm-pipeline demo", subtitle, figures, table)
+    return out

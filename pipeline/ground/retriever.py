@@ -1,0 +1,190 @@
+"""Find moments in a video file: encode it once, then ask as often as you like.
+
+    retriever = MomentRetriever.from_checkpoint("runs/a")
+    video = retriever.encode_video("kitchen.mp4")
+    for moment in retriever.ground(video, "a person opens the fridge", top_k=5).moments:
+        print(moment.start_s, moment.end_s, moment.score)
+
+A video with more feature rows than the network was trained on is searched in overlapping pieces of that length, so that
+an hour is looked at as closely as a minute; the pieces' answers are merged by non-maximum suppression.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mesm.datasets.shards.folder import FeatureFolder
+from mesm.extractors.contracts import VideoEncoder
+from mesm.extractors.errors import VideoError
+from mesm.extractors.weights.sources import WeightSources
+from mesm.model import Batch, Layout, span_scores
+from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.config.schema import Config
+from mesm.pipeline.data.texts import LiveText, TextSource, VectorText
+from mesm.pipeline.evaluate.trained import TrainedModel, load_trained, refuse_other_features
+from mesm.pipeline.extract.encoders import build_text_encoder, build_video_encoders, encoder_fingerprint, feature_folder
+from mesm.pipeline.extract.run import extract_videos
+from mesm.pipeline.extract.videos import VideoItem
+from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Moment
+from mesm.pipeline.ground.pieces import PIECES_PER_BATCH, cut_pieces, merge_windows, stretch, windows_within
+from mesm.pipeline.run.checkpoint import BEST
+from mesm.pipeline.run.console import say
+from mesm.pipeline.run.directory import RunDirectory
+
+
+def find_checkpoint(given: Path | None) -> Path:
+    """Return the run to ground with: the given one, $MESM_CHECKPOINT, or the only one below runs/ and mesm-demo/."""
+    if given is not None:
+        return given
+    if os.environ.get("MESM_CHECKPOINT"):
+        return Path(os.environ["MESM_CHECKPOINT"])
+    found = sorted(
+        run
+        for place in (Path("runs"), Path("mesm-demo"))
+        if place.is_dir()
+        for run in place.iterdir()
+        if RunDirectory(run).checkpoint_path(BEST).exists()
+    )
+    if len(found) == 1:
+        return found[0]
+    choices = f"; there are: {', '.join(map(str, found))}" if found else ""
+    raise PipelineError(
+        "no checkpoint was given: use --checkpoint RUN with the folder of a run (`mesm-pipeline demo` "
+        f"or `train` makes one, `import-checkpoint` reads a released one){choices}"
+    )
+
+
+class MomentRetriever:
+    """A trained network with the encoders that its features came from."""
+
+    def __init__(self, trained: TrainedModel, encoders: Sequence[VideoEncoder], text: TextSource) -> None:
+        self.trained, self.encoders, self.text = trained, list(encoders), text
+        self.device = next(trained.model.parameters()).device
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the training."""
+        return self.trained.config
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        device: str | torch.device = "cpu",
+        sources: WeightSources | None = None,
+        features: Path | None = None,
+    ) -> MomentRetriever:
+        """Load a run directory, or a checkpoint file, and build its encoders.
+
+        features: a folder of features in which the word vectors of an imported network stand.
+
+        Raises PipelineError when there is none, or when the encoders' weights make other features than it was trained
+        on, and the extractors' WeightsError when weights are not to be had.
+        """
+        device, sources = torch.device(device), sources or WeightSources()
+        trained = load_trained(Path(path), device)
+        config = trained.config
+        encoders = build_video_encoders(config, device, sources)
+        found = {encoder.name: encoder_fingerprint(encoder) for encoder in encoders}
+        text: TextSource
+        if config.features.text.encoder == "glove":
+            table, state = trained.word_table(features), trained.checkpoint.meta["text"]
+            text = VectorText(table, config.features.text, config.dataset.max_words, state)
+            found["glove"] = trained.checkpoint.meta["fingerprints"].get("glove", "")
+        else:
+            encoder = build_text_encoder(config.features.text, device, sources)
+            text = LiveText(encoder, config.features.text, config.dataset.max_words)
+            found[encoder.name] = encoder_fingerprint(encoder)
+        try:
+            refuse_other_features(trained.checkpoint.meta["fingerprints"], found, trained.path)
+        except PipelineError as error:
+            # Imported features come from encoders whose fingerprint nobody knows; the configuration names them.
+            if "imported" not in trained.checkpoint.meta and not trained.checkpoint.meta.get("imported_features"):
+                raise
+            say(f"warning: {error}")
+        return cls(trained, encoders, text)
+
+    def encode_video(self, path: str | Path, cache: Path | None = None) -> EncodedVideo:
+        """Decode a video once and encode it with every encoder.
+
+        cache: a folder of features in which to look first and to keep the result. Raises a VideoError that says why the
+        file cannot be read.
+        """
+        if cache is not None:
+            return self._encode(Path(path), cache)
+        with tempfile.TemporaryDirectory(prefix="mesm-ground-") as folder:
+            return self._encode(Path(path), Path(folder))
+
+    def _encode(self, path: Path, root: Path) -> EncodedVideo:
+        folders = [feature_folder(root, encoder) for encoder in self.encoders]
+        item = VideoItem(path.stem, path)
+        extract = self.config.extract
+        summary = extract_videos(
+            [item],
+            self.encoders,
+            folders,
+            workers=1,
+            batch_size=extract.batch_size,
+            device=self.device,
+            timeout_s=extract.timeout_s,
+        )
+        if summary.failed:
+            raise VideoError(summary.failed[0].message)
+        return read_encoded(path, item.video_id, folders)
+
+    @torch.inference_mode()
+    def ground(self, video: EncodedVideo, query: str, top_k: int = 5) -> GroundingResult:
+        """Answer a query: the `top_k` best windows.
+
+        A query longer than the network reads is cut, which the result says; an empty one is a PipelineError.
+        """
+        if not query.strip():
+            raise PipelineError("the query is empty; describe the moment in a sentence")
+        words = self.text.words(query.strip())
+        pieces = cut_pieces(video, self.config)
+        windows: list[np.ndarray] = []
+        saliency, count = np.zeros(video.rows, np.float32), np.zeros(video.rows, np.float32)
+        for start in range(0, len(pieces), PIECES_PER_BATCH):
+            some = pieces[start : start + PIECES_PER_BATCH]
+            batch = self._batch([frames for _, _, frames in some], words.vectors)
+            output = self.trained.model(batch)
+            scores = span_scores(output, batch, self.config.ranks_by_frames).cpu().numpy()
+            spans = output.spans[0].cpu().numpy()
+            for (first, rows, frames), score, span, frame_score in zip(
+                some, scores, spans, output.saliency.cpu().numpy(), strict=True
+            ):
+                windows.append(windows_within(span, score, first * video.row_s, rows * video.row_s))
+                saliency[first : first + rows] += stretch(frame_score[: len(frames)], rows)
+                count[first : first + rows] += 1
+        best = merge_windows(np.concatenate(windows), video.duration_s, single=len(pieces) == 1)
+        moments = [Moment(*(round(float(x), 4) for x in row)) for row in best[:top_k]]
+        cut = len(words.tokens) >= self.config.dataset.max_words
+        return GroundingResult(query, moments, saliency / np.maximum(count, 1), video.row_s, cut)
+
+    def _batch(self, pieces: Sequence[np.ndarray], words: np.ndarray) -> Batch:
+        n = len(pieces)
+        frames = Layout([len(piece) for piece in pieces], self.device)
+        vectors = torch.from_numpy(words).to(self.device)[None].expand(n, -1, -1)
+        return Batch(
+            video=torch.from_numpy(np.concatenate(pieces)).to(self.device),
+            frames=frames,
+            video_of_query=tuple(range(n)),
+            group_of_query=tuple(range(n)),
+            words=vectors,
+            words_mask=torch.ones(n, len(words), dtype=torch.bool, device=self.device),
+            word_lengths=(len(words),) * n,
+        )
+
+
+def read_encoded(path: Path, video_id: str, folders: Sequence[FeatureFolder]) -> EncodedVideo:
+    """Read a video's features back."""
+    duration = folders[0].record(video_id).duration_s
+    assert duration is not None
+    streams = tuple(np.array(folder.read(video_id)["features"]) for folder in folders)
+    return EncodedVideo(path, duration, streams)

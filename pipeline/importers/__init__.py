@@ -1,0 +1,1 @@
+"""Released features and checkpoints."""

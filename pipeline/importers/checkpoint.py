@@ -1,0 +1,321 @@
+"""Turn a released checkpoint of the published MESM code into a run directory that `evaluate` and `ground` load.
+
+A released file is a torch pickle: a dictionary of `model` (tensors by their published names), `optimizer`,
+`lr_scheduler`, `epoch` and `opt`, an argparse.Namespace; `opt.json` beside it holds the same options.
+
+What the file does not hold:
+* The features that it was trained on. `fingerprints` of the run is empty, so evaluation accepts any features whose
+  sizes fit and warns; give it the released ones, imported by `mesm-pipeline import-features`.
+* The word vectors of a GloVe setting. Evaluation takes `glove.safetensors` from the run directory, or else from the
+  folder of features.
+* The vocabulary of the rebuilding of words. It is read from the published counts beside the annotations when these are
+  given; otherwise every word counts as unknown, which no answer depends on: only training rebuilds words.
+* TACoS' vector of unknown words: the published training drew it first after seeding with 2019, and so does this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mesm.datasets.text.vocabulary import CLIP_END_ID, CLIP_START_ID, Vocabulary, read_clip_counts, read_word_counts
+from mesm.extractors.weights.sources import file_sha256
+from mesm.model import Mesm, MesmConfig
+from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.config.load import load_config
+from mesm.pipeline.config.schema import Config, to_plain
+from mesm.pipeline.data.texts import find_counts, make_unknown_vector
+from mesm.pipeline.importers.published_names import network_of, our_name, recognise
+from mesm.pipeline.run.checkpoint import BEST
+from mesm.pipeline.run.console import say
+from mesm.pipeline.run.directory import RunDirectory
+
+TEXT_ENCODER_PREFIX = "text_encoder."
+"""The frozen text encoder, whose weights are found by their own name here."""
+TEMPORAL_COLUMNS = 2
+"""Start and end of each row: added to the frame features after `opt.json` was written."""
+CLIP_TEXT_DIM, GLOVE_DIM = 512, 300
+SHOWN = 20
+
+_UNREADABLE = (RuntimeError, ValueError, EOFError, KeyError, LookupError, AttributeError, TypeError)
+
+
+def import_checkpoint(
+    source: Path,
+    out: Path,
+    *,
+    opt: Path | None = None,
+    trust_pickle: bool = False,
+    setting: str | None = None,
+    annotations: Path | None = None,
+) -> RunDirectory:
+    """Write a run directory from a released checkpoint, and return it.
+
+    opt: the `opt.json` beside it, to check against; setting: shipped configuration, by default recognised from the
+    parameters (Charades-CG's network is that of Charades-STA and has to be named); annotations: where the published
+    counts of words are. Raises PipelineError for a file that is no such checkpoint, that needs pickle without
+    `trust_pickle`, or whose tensors are not exactly those of the setting, all of which are listed.
+    """
+    content = read_released(source, trust_pickle)
+    tensors = _model_tensors(content, source)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    config, network = _match_setting(shapes, setting, source)
+    _check_options(_options(content, opt), network, opt)
+    state = _translate(tensors, network, source)
+    vocabulary = _vocabulary(config, annotations)
+    run = RunDirectory(out)
+    digest = file_sha256(source)
+    _refuse_other_run(run, digest)
+    run.create()
+    run.write_text("config.yaml", config.to_yaml())
+    epoch = content.get("epoch")
+    imported = {"source": source.name, "sha256": digest, "epoch": epoch if isinstance(epoch, int) else None}
+    run.save(
+        BEST, {f"model.{name}": value for name, value in state.items()}, _meta(config, network, vocabulary, imported)
+    )
+    say(f"{source.name}: {config.name}, {sum(v.numel() for v in state.values()):,} parameters, written to {out}")
+    if config.features.text.encoder == "glove":
+        say("its word vectors are not in the checkpoint: evaluation reads glove.safetensors beside the features")
+    return run
+
+
+def read_released(source: Path, trust_pickle: bool) -> dict[str, Any]:
+    """Read a torch file by torch's restricted unpickler: tensors, plain containers and, if trusted, the options.
+
+    Nothing but argparse.Namespace is ever allowed in addition, so no file can run code here. Raises PipelineError.
+    """
+    try:
+        with _allow_options() if trust_pickle else _allow_nothing():
+            content = torch.load(source, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise PipelineError(f"{source} cannot be read: {error.strerror or error}") from error
+    except pickle.UnpicklingError as error:
+        raise PipelineError(_refusal(source, str(error), trust_pickle)) from error
+    except _UNREADABLE as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PipelineError(f"{source} is not a checkpoint that torch can read, or is damaged: {first}") from error
+    if not isinstance(content, dict):
+        raise PipelineError(f"{source} holds a {type(content).__name__}; expected a dictionary with `model`")
+    return content
+
+
+@contextmanager
+def _allow_nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _allow_options() -> Iterator[None]:
+    """Let torch's restricted unpickler build an argparse.Namespace, which only stores attributes."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _refusal(source: Path, reason: str, trusted: bool) -> str:
+    if "argparse.Namespace" in reason and not trusted:
+        return (
+            f"{source} is a pickle that holds an object (argparse.Namespace, the options of its training), not only "
+            "tensors; a pickle may run code, so objects are refused. If you trust where the file comes from, use "
+            "--trust-pickle: it admits this one class and no other"
+        )
+    named = reason.partition("GLOBAL ")[2].split(" ")[0]
+    what = f"it asks for {named}" if named else reason.splitlines()[0]
+    return (
+        f"{source} cannot be read safely: {what}; a released checkpoint holds tensors, numbers and argparse.Namespace"
+    )
+
+
+def _model_tensors(content: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
+    """Return the network's tensors as float32, without those of the text encoder."""
+    model = content.get("model")
+    if not isinstance(model, Mapping) or not model or not all(isinstance(v, Tensor) for v in model.values()):
+        raise PipelineError(f"{source} has no `model` with tensors by name; it holds {', '.join(map(str, content))}")
+    broken = [name for name, value in model.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise PipelineError(f"{source} has numbers that are not finite in {_some(broken)}; get the file again")
+    encoder = [name for name in model if name.startswith(TEXT_ENCODER_PREFIX)]
+    if encoder:
+        say(f"{len(encoder)} tensors of the frozen text encoder are left out; its weights come from the weights table")
+    return {name: value.float() for name, value in model.items() if name not in encoder}
+
+
+def _match_setting(
+    shapes: Mapping[str, tuple[int, ...]], setting: str | None, source: Path
+) -> tuple[Config, MesmConfig]:
+    """Return the configuration of the setting with this network's sizes, and the network's complete configuration."""
+    try:
+        found = network_of(shapes)
+        recognised = recognise(shapes)
+    except KeyError as error:
+        raise PipelineError(f"{source} is no MESM checkpoint: it has no parameter {error}") from error
+    except (ValueError, IndexError) as error:
+        raise PipelineError(f"{source} is no MESM checkpoint: a weight has an unexpected shape ({error})") from error
+    config = load_config(setting or recognised.name)
+    problems = list(_contradictions(config, found))
+    if problems:
+        raise PipelineError(
+            f"{source} was not trained in the setting {config.name}: "
+            + "; ".join(problems)
+            + "; name the right one by --setting"
+        )
+    # The number of layers is the setting's: taken from the file, a lost layer would not be missed.
+    network = dataclasses.replace(
+        config.model,
+        video_dim=found.video_dim,
+        text_dim=found.text_dim,
+        word_classes=found.word_classes,
+        dim=found.dim,
+        feed_forward_dim=found.feed_forward_dim,
+        queries=found.queries,
+        masks="official",
+        segment_context="group" if config.dataset.group_by == "youtube-id" else "clip",
+    )
+    words = found.word_classes - (1 if config.features.text.encoder == "glove" else 3)
+    text = dataclasses.replace(config.features.text, vocabulary_size=words)
+    features = dataclasses.replace(config.features, text=text)
+    return dataclasses.replace(config, model=network, features=features), network
+
+
+def _contradictions(config: Config, found: MesmConfig) -> Iterator[str]:
+    text_dim = GLOVE_DIM if config.features.text.encoder == "glove" else CLIP_TEXT_DIM
+    if found.text_dim != text_dim:
+        yield f"it reads words of {found.text_dim} numbers, the setting's have {text_dim}"
+    if found.separate_word_feed_forward != config.model.separate_word_feed_forward:
+        has = "has" if found.separate_word_feed_forward else "lacks"
+        yield f"it {has} feed-forward weights of the rebuilding of words (linear1_1)"
+
+
+@dataclass(frozen=True)
+class _Options:
+    video_dims: tuple[int, ...]
+    """What the stored options may mean by the width of the frames, temporal columns included."""
+    where: str
+
+
+def _options(content: Mapping[str, Any], opt: Path | None) -> _Options | None:
+    """Read the width of the frames from `opt.json`, or else from the checkpoint's own options."""
+    if opt is not None:
+        try:
+            stored = json.loads(opt.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise PipelineError(f"{opt} cannot be read as JSON: {error}") from error
+        width = stored.get("v_feat_dim") if isinstance(stored, dict) else None
+        if not isinstance(width, int):
+            raise PipelineError(f"{opt} has no whole number v_feat_dim; expected the opt.json of a released checkpoint")
+        return _Options((width + TEMPORAL_COLUMNS,), f"{opt} says v_feat_dim {width}")
+    width = getattr(content.get("opt"), "v_feat_dim", None)
+    if not isinstance(width, int):
+        return None
+    # The options inside the checkpoint may have been stored before or after the columns were counted.
+    return _Options((width, width + TEMPORAL_COLUMNS), f"its options say v_feat_dim {width}")
+
+
+def _check_options(options: _Options | None, network: MesmConfig, opt: Path | None) -> None:
+    if options is not None and network.video_dim not in options.video_dims:
+        raise PipelineError(
+            f"the checkpoint's network reads frames of {network.video_dim - TEMPORAL_COLUMNS} numbers and "
+            f"{TEMPORAL_COLUMNS} temporal columns, but {options.where}"
+            + ("; give the opt.json that belongs to it" if opt else "")
+        )
+
+
+def _translate(tensors: Mapping[str, Tensor], network: MesmConfig, source: Path) -> dict[str, Tensor]:
+    """Rename every tensor; PipelineError lists what is missing, unknown or of another shape."""
+    if network.dim % network.heads:
+        raise PipelineError(f"{source}: width {network.dim} cannot be shared by {network.heads} heads")
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in Mesm(network).state_dict().items()}
+    state: dict[str, Tensor] = {}
+    unknown, shapes, unused = [], [], 0
+    for name, value in tensors.items():
+        try:
+            ours = our_name(name)
+        except KeyError:
+            unknown.append(name)
+            continue
+        if ours is None:
+            unused += 1
+        elif ours not in expected or ours in state:
+            unknown.append(name)
+        elif tuple(value.shape) != expected[ours]:
+            shapes.append(f"{name} {list(value.shape)}, expected {list(expected[ours])}")
+            state[ours] = value
+        else:
+            state[ours] = value
+    missing = [name for name in expected if name not in state]
+    labels = {"missing (as named here)": missing, "not of this network": unknown, "of another shape": shapes}
+    lines = [f"{len(names)} {label}: {_some(names)}" for label, names in labels.items() if names]
+    if lines:
+        raise PipelineError(f"{source} does not hold the network of its setting:\n  " + "\n  ".join(lines))
+    if unused:
+        say(f"{unused} tensors that the published network holds but never uses are left out")
+    return state
+
+
+def _vocabulary(config: Config, annotations: Path | None) -> Vocabulary:
+    """Return the published vocabulary of the setting, or one of the same size without words."""
+    text = config.features.text
+    is_clip = text.encoder != "glove"
+    start, end = (CLIP_START_ID, CLIP_END_ID) if is_clip else (None, None)
+    # Without a vector for unknown words (Charades), the published counts are those of the table of word vectors.
+    if annotations is None or (not is_clip and text.unknown_words == "drop"):
+        return Vocabulary((), text.vocabulary_size, start, end)
+    name = "CLIP_tokenized_count.txt" if is_clip else "GloVe_tokenized_count.txt"
+    path = find_counts(annotations, name)
+    if path is None:
+        raise PipelineError(f"{annotations} has no {name}; give the folder of the published annotations, or none")
+    return (read_clip_counts if is_clip else read_word_counts)(path, text.vocabulary_size)
+
+
+def _meta(config: Config, network: MesmConfig, vocabulary: Vocabulary, imported: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint of our own training has beside its tensors, as far as a released one tells."""
+    text: dict[str, Any] = {}
+    if config.features.text.encoder == "glove":
+        text = {"unknown_vector": [float(x) for x in make_unknown_vector(network.text_dim)]}
+    return {
+        "config": to_plain(config),
+        "sizes": {name: getattr(network, name) for name in ("video_dim", "text_dim", "word_classes")},
+        "fingerprints": {},
+        "vocabulary": vocabulary.to_json(),
+        "text": text,
+        "state": {
+            "epoch": imported["epoch"],
+            "step": 0,
+            "best_score": None,
+            "best_epoch": imported["epoch"],
+            "sums": {},
+        },
+        "weights": "imported",
+        "imported": dict(imported),
+        "versions": {name: importlib.metadata.version(name) for name in ("mesm-pipeline", "torch", "numpy")},
+    }
+
+
+def _refuse_other_run(run: RunDirectory, digest: str) -> None:
+    """Raise PipelineError when the folder holds a run that this checkpoint would overwrite."""
+    if run.metrics_path.exists():
+        raise PipelineError(f"{run.path} holds a training run; choose another --out")
+    present = run.load(BEST)
+    if present is not None and present.meta.get("imported", {}).get("sha256") != digest:
+        raise PipelineError(f"{run.path} holds another checkpoint; choose another --out")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

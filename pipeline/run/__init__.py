@@ -1,0 +1,1 @@
+"""What every stage needs of the machine and of a run's folder."""

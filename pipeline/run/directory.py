@@ -1,0 +1,80 @@
+"""A run directory: the configuration, the metrics of every epoch, and checkpoints that need no pickle.
+
+config.yaml                     complete and resolved
+metrics.jsonl                   one line an epoch
+checkpoint-last.safetensors     everything that resuming needs
+checkpoint-best.safetensors     the weights that grounding and evaluation use
+predictions-<split>.jsonl, report.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mesm.datasets.shards.faults import write_point
+from mesm.datasets.shards.publishing import remove_stale_temporaries, write_errors
+from mesm.pipeline.run.checkpoint import Checkpoint, checkpoint_file, load_checkpoint, save_checkpoint
+from mesm.pipeline.run.text_files import publish_text
+
+
+class RunDirectory:
+    """Reads and writes one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def metrics_path(self) -> Path:
+        """The file of metrics, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    def checkpoint_path(self, which: str) -> Path:
+        """The file of a checkpoint: `last` or `best`."""
+        return checkpoint_file(self.path, which)
+
+    def create(self) -> None:
+        """Make the folder, or clear an old one of what killed writers left; FeatureError when that is impossible."""
+        with write_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        remove_stale_temporaries(self.path)
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file of the run at once; FeatureError when the disk is full or the folder cannot be written."""
+        path = self.path / name
+        publish_text(path, text)
+        return path
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a JSON file of the run at once."""
+        return self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+    def save(self, which: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Publish a checkpoint: a reader finds the old or the new one, never half. Errors as in `write_text`."""
+        save_checkpoint(self.checkpoint_path(which), tensors, meta)
+
+    def load(self, which: str) -> Checkpoint | None:
+        """Read a checkpoint of this run; None when there is none."""
+        path = self.checkpoint_path(which)
+        return load_checkpoint(path) if path.exists() else None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Read the lines of metrics.jsonl; a half-written last line is left out."""
+        if not self.metrics_path.exists():
+            return []
+        rows = []
+        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def set_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Write all lines of metrics.jsonl anew, at once."""
+        self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_point("metrics:published")

@@ -1,0 +1,1 @@
+"""Stage two: shards to checkpoints."""

@@ -1,0 +1,160 @@
+"""Grounding: a video is encoded once and asked often, and a long one is searched in pieces."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from mesm.datasets.text.vocabulary import Vocabulary
+from mesm.extractors.errors import VideoError
+from mesm.extractors.weights.sources import WeightSources
+from mesm.model import Mesm
+from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.config.load import load_config
+from mesm.pipeline.config.schema import Config, to_plain
+from mesm.pipeline.extract.encoders import build_text_encoder, build_video_encoders, encoder_fingerprint
+from mesm.pipeline.ground.answers import EncodedVideo
+from mesm.pipeline.ground.pieces import cut_pieces, merge_windows
+from mesm.pipeline.ground.retriever import MomentRetriever, find_checkpoint
+from mesm.pipeline.run.checkpoint import BEST
+from mesm.pipeline.run.directory import RunDirectory
+
+CPU = torch.device("cpu")
+
+
+def save_untrained_run(folder: Path, config: Config) -> Path:
+    """A run directory as training leaves it, with weights that nothing was trained with."""
+    encoders = [
+        *build_video_encoders(config, CPU, WeightSources()),
+        build_text_encoder(config.features.text, CPU, WeightSources()),
+    ]
+    sizes = {"video_dim": encoders[0].dim + 2, "text_dim": encoders[1].dim, "word_classes": 203}
+    torch.manual_seed(0)
+    model = Mesm(type(config.model)(**{**to_plain(config.model), **sizes}))
+    run = RunDirectory(folder)
+    run.create()
+    meta = {
+        "config": to_plain(config),
+        "sizes": sizes,
+        "text": {},
+        "vocabulary": Vocabulary((), 200, 49406, 49407).to_json(),
+        "fingerprints": {encoder.name: encoder_fingerprint(encoder) for encoder in encoders},
+    }
+    run.save(BEST, {f"model.{name}": value for name, value in model.state_dict().items()}, meta)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def retriever(tmp_path_factory: pytest.TempPathFactory) -> MomentRetriever:
+    folder = tmp_path_factory.mktemp("run")
+    return MomentRetriever.from_checkpoint(save_untrained_run(folder, load_config("demo")))
+
+
+@pytest.fixture(scope="module")
+def video_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("videos") / "ramp.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 80, "yuv420p"
+        for i in range(80):
+            frame = av.VideoFrame.from_ndarray(np.full((80, 96, 3), 3 * i % 256, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_video_is_encoded_once_and_asked_twice(retriever: MomentRetriever, video_file: Path) -> None:
+    video = retriever.encode_video(video_file)
+    assert video.duration_s == pytest.approx(8.0, abs=0.05)
+    assert video.rows == 8
+    first = retriever.ground(video, "it gets bright", top_k=3)
+    assert first.moments == retriever.ground(video, "it gets bright", top_k=3).moments
+    assert len(first.moments) == 3
+    assert [m.score for m in first.moments] == sorted((m.score for m in first.moments), reverse=True)
+    assert all(0 <= m.start_s < m.end_s <= video.duration_s for m in first.moments)
+    assert len(first.saliency) == video.rows
+
+
+def test_features_are_kept_in_a_cache(retriever: MomentRetriever, video_file: Path, tmp_path: Path) -> None:
+    video = retriever.encode_video(video_file, cache=tmp_path)
+    shards = sorted(tmp_path.glob("*/shard-*"))
+    again = retriever.encode_video(video_file, cache=tmp_path)
+    assert sorted(tmp_path.glob("*/shard-*")) == shards
+    assert all(np.array_equal(a, b) for a, b in zip(video.streams, again.streams, strict=True))
+
+
+def test_empty_query_and_long_query(retriever: MomentRetriever, video_file: Path) -> None:
+    video = retriever.encode_video(video_file)
+    with pytest.raises(PipelineError, match="empty"):
+        retriever.ground(video, "  ")
+    assert retriever.ground(video, "word " * 500).words_cut
+    assert not retriever.ground(video, "two words").words_cut
+
+
+def test_broken_video_is_a_typed_error(retriever: MomentRetriever, tmp_path: Path) -> None:
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(b"no video at all")
+    with pytest.raises(VideoError):
+        retriever.encode_video(path)
+
+
+def test_long_video_is_searched_in_pieces_that_cover_it(retriever: MomentRetriever) -> None:
+    rows = 500
+    streams = (np.random.default_rng(0).standard_normal((rows, retriever.encoders[0].dim)).astype(np.float32),)
+    video = EncodedVideo(Path("long.mp4"), 500.0, streams)
+    pieces = cut_pieces(video, retriever.config)
+    size = retriever.config.dataset.max_rows
+    assert all(count == size for _, count, _ in pieces)
+    assert pieces[0][0] == 0
+    assert pieces[-1][0] + size == rows
+    assert all(b[0] - a[0] <= size / 2 for a, b in itertools.pairwise(pieces))
+    result = retriever.ground(video, "a dog", top_k=50)
+    assert len(result.saliency) == rows
+    assert max(m.end_s for m in result.moments) > size
+
+
+def test_grounding_ranks_as_the_configuration_says(tmp_path: Path) -> None:
+    answers = {}
+    for name in ("class", "frames"):
+        config = load_config("demo", ["model.encoder_loss=bce", f"evaluate.rank_by={name}"])
+        retriever = MomentRetriever.from_checkpoint(save_untrained_run(tmp_path / name, config))
+        streams = (np.random.default_rng(0).standard_normal((300, retriever.encoders[0].dim)).astype(np.float32),)
+        moments = retriever.ground(EncodedVideo(Path("a.mp4"), 300.0, streams), "a dog", top_k=50).moments
+        answers[name] = {(m.start_s, m.end_s): m.score for m in moments}
+    shared = answers["class"].keys() & answers["frames"].keys()
+    assert shared
+    assert all(answers["frames"][window] < answers["class"][window] for window in shared)
+
+
+def test_pieces_repeat_an_answer_once() -> None:
+    windows = np.array([[10.0, 20.0, 0.9], [10.1, 20.1, 0.8], [40.0, 50.0, 0.7], [60.0, 60.0, 0.6]])
+    assert merge_windows(windows, 100.0, single=False)[:, 2].tolist() == [0.9, 0.7]
+    assert merge_windows(windows, 100.0, single=True)[:, 2].tolist() == [0.9, 0.8, 0.7]
+
+
+def test_other_encoder_weights_are_refused(tmp_path: Path) -> None:
+    save_untrained_run(tmp_path, load_config("demo"))
+    checkpoint = RunDirectory(tmp_path).load(BEST)
+    assert checkpoint is not None
+    meta = dict(checkpoint.meta)
+    meta["fingerprints"] = {**meta["fingerprints"], "clip": "0" * 64}
+    RunDirectory(tmp_path).save(BEST, checkpoint.tensors, meta)
+    with pytest.raises(PipelineError, match="trained on other features"):
+        MomentRetriever.from_checkpoint(tmp_path)
+
+
+def test_checkpoint_is_found_or_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MESM_CHECKPOINT", raising=False)
+    with pytest.raises(PipelineError, match="--checkpoint"):
+        find_checkpoint(None)
+    run = tmp_path / "runs" / "a"
+    RunDirectory(run).create()
+    RunDirectory(run).save(BEST, {}, {})
+    assert find_checkpoint(None) == Path("runs/a")
+    assert find_checkpoint(Path("b")) == Path("b")
