@@ -18,7 +18,7 @@ import numpy as np
 from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.errors import AnnotationError
 
-GroupBy = Literal["video", "youtube-id"]
+GroupBy = Literal["video", "youtube-id", "query"]
 
 _YOUTUBE_CLIP = re.compile(r"(?P<video>.+)_(?P<start>\d+(?:\.\d+)?)_(?P<end>\d+(?:\.\d+)?)")
 
@@ -46,11 +46,14 @@ def group_queries(
     `order` gives the value that each query is sorted by; the published loaders use the first row of its
     moment. Without it, that is the moment's start in seconds, or the clip's start in its YouTube video for
     `youtube-id` (QVHighlights). With `max_queries` > 0 the queries of a video are shuffled with `seed` and
-    cut into chunks of at most that many; each chunk is sorted and is a group of its own (TACoS: 10).
+    cut into chunks of at most that many; each chunk is sorted and is a group of its own (TACoS: 10). By `query`, every
+    query is a group of its own (QD-DETR, Moment-DETR).
     """
     if order is not None and len(order) != len(annotations):
         raise ValueError(f"expected {len(annotations)} sorting values, one per query, found {len(order)}")
     keys = order if order is not None else [_start(annotation, by) for annotation in annotations]
+    if by == "query":
+        return [Group(annotation.video_id, (index,)) for index, annotation in enumerate(annotations)]
     members: dict[str, list[int]] = {}
     for index, annotation in enumerate(annotations):
         members.setdefault(group_name(annotation.video_id, by), []).append(index)
@@ -64,7 +67,7 @@ def group_queries(
 
 def group_name(video_id: str, by: GroupBy) -> str:
     """Return what queries of this video are grouped under: the video id itself, or its YouTube id."""
-    return video_id if by == "video" else youtube_clip(video_id)[0]
+    return youtube_clip(video_id)[0] if by == "youtube-id" else video_id
 
 
 def youtube_clip(video_id: str) -> tuple[str, float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,19 @@ from torch import Tensor
 from mesm.model.layouts import Layout, to_device
 
 
-@dataclass
+@dataclass(frozen=True)
+class Words:
+    """The words of N queries."""
+
+    vectors: Tensor
+    """(N, W, D_text), each L2-normalised, zeros at padding."""
+    mask: Tensor
+    """(N, W) bool, True at valid words."""
+    lengths: tuple[int, ...] = ()
+    """Valid words of each query, on the host; empty: read from `mask`, which waits for the device."""
+
+
+@dataclass(frozen=True)
 class WordMask:
     """Which words of each query are hidden for the rebuilding of words, and what they were."""
 
@@ -25,7 +37,7 @@ class WordMask:
     """(N, W) int64, class of each word."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Targets:
     """What is known of each query's moment."""
 
@@ -78,7 +90,7 @@ class Plan:
     """The valid words of all queries, those that only lend them included."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batch:
     """N queries about V videos. A video that several queries share is present once."""
 
@@ -90,16 +102,11 @@ class Batch:
     """Which video each query is about."""
     group_of_query: tuple[int, ...]
     """Queries of the same group may share moments: the positives of the contrast."""
-    words: Tensor
-    """(N, W, D_text) word features, each L2-normalised, zeros at padding."""
-    words_mask: Tensor
-    """(N, W) bool, True at valid words."""
+    words: Words
     negative_query: Tensor | None = None
     """(N,) int64, for each query another one of the batch that does not describe its video; None without negatives."""
     word_mask: WordMask | None = None
     targets: Targets | None = None
-    word_lengths: tuple[int, ...] = ()
-    """Valid words of each query, on the host; empty: read from `words_mask`, which waits for the device."""
     answered: int = 0
     """How many of the queries are answered, the leading ones; the others only lend their words as negatives, and
     `negative_query`, `word_mask` and `targets` do not have them. 0: all."""
@@ -107,7 +114,7 @@ class Batch:
     @property
     def count(self) -> int:
         """Number of queries that are answered."""
-        return self.answered or len(self.words)
+        return self.answered or len(self.words.vectors)
 
     def query_mask(self) -> Tensor:
         """(N, L) bool: the valid frames of each query that is answered."""
@@ -115,12 +122,12 @@ class Batch:
 
     @cached_property
     def plan(self) -> Plan:
-        """Where everything lies; made when first asked for, hence after `negative_query` and `answered` are set."""
-        device, count = self.words.device, self.count
+        """Where everything lies; made when first asked for."""
+        device, count = self.words.vectors.device, self.count
         sequences = self.video_of_query[:count] * (1 if self.negative_query is None else 2)
         pairs, rows = self.frames.select(sequences)
-        lengths = self.word_lengths or tuple(self.words_mask.sum(1).tolist())
-        all_words = Layout(lengths, device, self.words.shape[1])
+        lengths = self.words.lengths or tuple(self.words.mask.sum(1).tolist())
+        all_words = Layout(lengths, device, self.words.vectors.shape[1])
         video, group = (to_device(np.array(x), device) for x in (self.video_of_query, self.group_of_query))
         return Plan(
             video, group, pairs, rows, *pairs.with_prefix(), pairs.leading(count), all_words.leading(count), all_words
@@ -141,7 +148,16 @@ class Batch:
 def _to(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
-    if isinstance(value, WordMask | Targets):
+    if isinstance(value, Words | WordMask | Targets):
         parts: dict[str, Any] = {f.name: _to(getattr(value, f.name), device) for f in fields(value)}
         return type(value)(**parts)
     return value
+
+
+def in_float32(value: Any) -> Any:
+    """Return a tensor, a list or a dataclass of tensors with every number in float32."""
+    if isinstance(value, list):
+        return [in_float32(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: in_float32(getattr(value, f.name)) for f in fields(value)})
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value

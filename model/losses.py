@@ -1,4 +1,4 @@
-"""The losses of MESM, each a mean over the N queries of a batch unless it says otherwise.
+"""Losses that networks share, each a mean over the N queries of a batch unless it says otherwise.
 
 Sources: the formulas of the published code, from which the published numbers come; where they differ from the paper,
 the docstring says so. `encoder_loss: bce` follows equation 6 of the paper.
@@ -6,8 +6,9 @@ the docstring says so. `encoder_loss: bce` follows equation 6 of the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,32 +17,7 @@ from torch import Tensor
 from mesm.model.batch import Batch, Targets
 from mesm.model.layouts import Layout
 from mesm.model.matcher import Pairs, match
-from mesm.model.networks.mesm import Output
 from mesm.model.spans import generalised_iou, spans_to_windows, windows_to_spans
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights and constants. The defaults are the published setting for Charades-STA."""
-
-    span: float = 10.0
-    giou: float = 1.0
-    label: float = 4.0
-    saliency: float = 4.0
-    frame: float = 4.0
-    """Weight of the frame classifier's loss (`encoder_loss: bce`)."""
-    rank_divisor: float = 12.0
-    triplet: bool = False
-    rebuild_words: float = 0.1
-    segment_sentence: float = 0.1
-    background_weight: float = 0.1
-    """Weight of spans that answer for no window in the classification."""
-    contrast_iou: float = 0.9
-    """Queries of a group whose moments' generalised IoU reaches this are positives of each other."""
-    temperature: float = 0.5
-    margin: float = 0.2
-    label_smoothing: float = 0.1
-
 
 RANK_LEVELS = 11
 """Saliency labels reach 12 (three annotators, 0 to 4 each); a frame is a positive of level r when its label is >= r."""
@@ -62,59 +38,78 @@ class Share:
 WHOLE = Share()
 
 
-def compute_losses(output: Output, batch: Batch, config: LossConfig, share: Share = WHOLE) -> dict[str, Tensor]:
-    """Compute every loss that the batch has targets for; the layers below the last get the suffix `_<layer>`.
+class SpanWeights(Protocol):
+    """Weights of the losses of spans, which double as the costs of their matching."""
 
-    Returns scalars: span, giou, label, saliency, frame, rebuild_words, segment_sentence (those that apply), and
-    `total`, their weighted sum. With a `share` of a batch, they are this process's part of the sum.
+    @property
+    def span(self) -> float:
+        """Of the L1 distance."""
+
+    @property
+    def giou(self) -> float:
+        """Of one minus the generalised IoU."""
+
+    @property
+    def label(self) -> float:
+        """Of the classification."""
+
+    @property
+    def background_weight(self) -> float:
+        """Of spans that answer for no window, in the classification."""
+
+
+def assign_spans(logits: list[Tensor], spans: list[Tensor], batch: Batch, weights: SpanWeights) -> Pairs:
+    """Say which spans answer for which windows, in every decoder layer; several windows a query wait for the device.
+
+    logits, spans: (N, Q, 2) of each layer.
     """
-    return matched_losses(output, batch, config, match_spans(output, batch, config), share)
+    targets = targets_of(batch)
+    return match(
+        torch.stack(logits),
+        torch.stack(spans),
+        targets.windows,
+        targets.window_counts,
+        weights.span,
+        weights.giou,
+        weights.label,
+    )
 
 
-def match_spans(output: Output, batch: Batch, config: LossConfig) -> Pairs:
-    """Say which spans answer for which windows, in every decoder layer; several a query wait for the device."""
+def targets_of(batch: Batch) -> Targets:
+    """Return the batch's targets; ValueError when it has none."""
     if batch.targets is None:
         raise ValueError("losses need a batch with targets")
-    logits, spans = torch.stack(output.logits), torch.stack(output.spans)
-    targets = batch.targets
-    return match(logits, spans, targets.windows, targets.window_counts, config.span, config.giou, config.label)
+    return batch.targets
 
 
-def matched_losses(
-    output: Output, batch: Batch, config: LossConfig, pairs: Pairs, share: Share = WHOLE
-) -> dict[str, Tensor]:
-    """Compute the losses of `compute_losses` for spans that are matched already: nothing but tensor operations."""
-    assert batch.targets is not None
+def losses_of_layers(
+    logits: list[Tensor], spans: list[Tensor], batch: Batch, pairs: Pairs, weights: SpanWeights
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Compute span, giou and label of every decoder layer; those below the last get the suffix `_<layer>`.
+
+    logits, spans: (N, Q, 2) of each layer, the last one first. Returns the losses and their weights.
+    """
     losses: dict[str, Tensor] = {}
-    weights: dict[str, float] = {}
-    logits, spans = torch.stack(output.logits), torch.stack(output.spans)
-    for name, values in span_losses(logits, spans, batch.targets, pairs, config).items():
-        for i, value in enumerate(values.unbind()):
+    factors: dict[str, float] = {}
+    values = span_losses(torch.stack(logits), torch.stack(spans), targets_of(batch), pairs, weights.background_weight)
+    for name, layers in values.items():
+        for i, value in enumerate(layers.unbind()):
             key = name if i == 0 else f"{name}_{i - 1}"
-            losses[key], weights[key] = value, getattr(config, name)
-    if output.negative_saliency is not None:
-        losses["saliency"] = saliency_loss(
-            output.saliency, output.negative_saliency, batch.query_mask(), batch.targets, config
-        )
-    if output.frame_logits is not None:
-        mask = batch.query_mask()
-        losses["frame"] = frame_loss(output.frame_logits, mask, covered_share(batch.targets, mask))
-    if output.word_logits is not None and batch.word_mask is not None:
-        losses["rebuild_words"] = word_loss(
-            output.word_logits, batch.word_mask.labels, batch.plan.words, config.label_smoothing
-        )
-    if output.segment_token is not None:
-        losses["segment_sentence"] = segment_sentence_loss(output, batch, config, share.gather)
+            losses[key], factors[key] = value, getattr(weights, name)
+    return losses, factors
+
+
+def add_total(losses: dict[str, Tensor], factors: Mapping[str, float], share: Share) -> dict[str, Tensor]:
+    """Take this process's share of every loss, and add `total`, their sum weighted by `factors`."""
     if share is not WHOLE:
         by_windows = ("span", "giou")
         losses = {k: v * (share.windows if k.startswith(by_windows) else share.queries) for k, v in losses.items()}
-    losses["total"] = torch.stack(
-        [(weights[k] if k in weights else getattr(config, k)) * v for k, v in losses.items()]
-    ).sum()
-    return losses
+    return {**losses, "total": torch.stack([factors[k] * v for k, v in losses.items()]).sum()}
 
 
-def span_losses(logits: Tensor, spans: Tensor, targets: Targets, pairs: Pairs, config: LossConfig) -> dict[str, Tensor]:
+def span_losses(
+    logits: Tensor, spans: Tensor, targets: Targets, pairs: Pairs, background_weight: float
+) -> dict[str, Tensor]:
     """L1 and generalised IoU of the matched spans, and cross-entropy of all of them, for each of K decoder layers.
 
     logits, spans: (K, N, Q, 2). Three tensors (K,). span: mean |difference| over matched spans and both coordinates;
@@ -125,7 +120,7 @@ def span_losses(logits: Tensor, spans: Tensor, targets: Targets, pairs: Pairs, c
     matched, truth = spans[layer, query, span], targets.windows[query, window]
     label = torch.ones(logits.shape[:3], dtype=torch.int64, device=logits.device)
     label[layer, query, span] = 0
-    weight = torch.full_like(logits[..., 0], config.background_weight).masked_fill(label == 0, 1.0)
+    weight = torch.full_like(logits[..., 0], background_weight).masked_fill(label == 0, 1.0)
     probability = logits.log_softmax(-1).gather(-1, label[..., None]).squeeze(-1)
     return {
         "span": (matched - windows_to_spans(truth)).abs().mean((1, 2)),
@@ -134,20 +129,23 @@ def span_losses(logits: Tensor, spans: Tensor, targets: Targets, pairs: Pairs, c
     }
 
 
-def saliency_loss(score: Tensor, negative: Tensor, mask: Tensor, targets: Targets, config: LossConfig) -> Tensor:
-    """Frames of the moment score high, all frames score low for a negative query (QD-DETR); all tensors (N, L).
+def silence_loss(negative: Tensor, mask: Tensor) -> Tensor:
+    """All frames score low for a query that is not theirs (QD-DETR): -log(1 - sigmoid), summed over frames; (N, L).
 
-    rank / rank_divisor + negative (+ triplet). The negative term is -log(1 - sigmoid), written so that it cannot
-    overflow.
+    Written so that it cannot overflow, as the published form does above scores of 17.
     """
-    low = (F.softplus(negative) * mask).sum(1).mean()
-    loss = rank_loss(score, negative, mask, targets.saliency, config.temperature) / config.rank_divisor + low
-    if config.triplet:
-        if targets.positive is None or targets.negative is None:
-            raise ValueError("the triplet term needs the positive and negative frames of each query")
-        gap = score.gather(1, targets.negative) - score.gather(1, targets.positive)
-        loss = loss + 2 * F.relu(config.margin + gap).mean()
-    return loss
+    return (F.softplus(negative) * mask).sum(1).mean()
+
+
+def margin_loss(score: Tensor, targets: Targets, margin: float) -> Tensor:
+    """Chosen frames of the moment score higher than others by a margin (Moment-DETR); score: (N, L).
+
+    Twice the mean over N queries and 2 pairs. ValueError when the targets hold no pairs.
+    """
+    if targets.positive is None or targets.negative is None:
+        raise ValueError("the triplet term needs the positive and negative frames of each query")
+    gap = score.gather(1, targets.negative) - score.gather(1, targets.positive)
+    return 2 * F.relu(margin + gap).mean()
 
 
 def rank_loss(score: Tensor, negative: Tensor, mask: Tensor, label: Tensor, temperature: float) -> Tensor:
@@ -196,28 +194,31 @@ def word_loss(logits: Tensor, labels: Tensor, layout: Layout, smoothing: float) 
 
 
 def segment_sentence_loss(
-    output: Output, batch: Batch, config: LossConfig, gather: Callable[[Tensor], Tensor] = WHOLE.gather
+    video: Tensor,
+    text: Tensor,
+    text_mask: Tensor,
+    batch: Batch,
+    temperature: float,
+    least_iou: float,
+    gather: Callable[[Tensor], Tensor] = WHOLE.gather,
 ) -> Tensor:
-    """Contrast of segments with completed sentences (L_ss; the paper's equation 5 sums before the logarithm).
+    """Contrast of segments with completed sentences (MESM's L_ss; its equation 5 sums before the logarithm).
 
-    Segment: mean of the projected frames inside the moment; sentence: mean of the token and the words. Softmax of
-    their cosine / temperature over the batch's sentences; positives: same group and generalised IoU >= contrast_iou;
-    minus the mean of the positives' log-probabilities, over all segments. `gather` adds other processes' sentences.
+    Segment: mean of the projected frames inside the moment; sentence: mean of the token and the words. See `contrast`.
+    video: (V, L, D), zeros at padding; text: (N, W, D); text_mask: (N, W); gather: adds other processes' sentences.
     """
-    assert batch.targets is not None
-    targets = batch.targets
-    video = output.projected_video
+    targets = targets_of(batch)
     inside = targets.clip_mask.to(video.dtype)
     # Frames of a shared video are weighted where they lie instead of being copied for each query.
     numbers = torch.arange(video.shape[0], device=video.device)
     own = (batch.plan.video[: batch.count, None] == numbers).to(video.dtype)
     segment = (own[:, :, None] * inside[:, None, :]).flatten(1) @ video.flatten(0, 1)
     segment = segment / inside.sum(1, keepdim=True)
-    weight = output.text_mask.to(output.text.dtype)
-    sentence = torch.einsum("nw,nwd->nd", weight, output.text) / weight.sum(1, keepdim=True)
+    weight = text_mask.to(text.dtype)
+    sentence = torch.einsum("nw,nwd->nd", weight, text) / weight.sum(1, keepdim=True)
     window, group = hull_windows(targets), batch.plan.group[: batch.count]
     others = None if gather is WHOLE.gather else (gather(window), gather(group))
-    return contrast(segment, gather(sentence), window, group, config, others)
+    return contrast(segment, gather(sentence), window, group, temperature, least_iou, others)
 
 
 def hull_windows(targets: Targets) -> Tensor:
@@ -233,16 +234,20 @@ def contrast(
     sentence: Tensor,
     window: Tensor,
     group: Tensor,
-    config: LossConfig,
+    temperature: float,
+    least_iou: float,
     others: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Compute the contrast of `segment_sentence_loss`: segment (N, D), sentence (M, D), windows and groups of both.
+    """Contrast of segments (N, D) with sentences (M, D): minus the mean log-probability of each segment's positives.
+
+    Softmax of cosine / temperature over the sentences; positives: same group, and windows of generalised IoU >=
+    `least_iou`.
 
     window: (N, 2) and group: (N,) of the segments; others: (M, 2) and (M,) of the sentences, None: the same queries.
     """
     other_window, other_group = (window, group) if others is None else others
     similarity = F.normalize(segment, dim=-1) @ F.normalize(sentence, dim=-1).T
-    log_probability = (similarity / config.temperature).log_softmax(1)
-    overlap = generalised_iou(window[:, None], other_window[None]) >= config.contrast_iou
+    log_probability = (similarity / temperature).log_softmax(1)
+    overlap = generalised_iou(window[:, None], other_window[None]) >= least_iou
     positive = (overlap & (group[:, None] == other_group[None])).to(segment.dtype)
     return -((positive * log_probability).sum(1) / positive.sum(1)).mean()

@@ -5,26 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mesm.model.batch import Batch
-from mesm.model.networks.mesm import Output
 from mesm.model.spans import spans_to_windows
 
 
-def span_scores(output: Output, batch: Batch, by_frames: bool = False) -> Tensor:
-    """(N, Q): how much each span looks like the moment, 0 to 1: its probability, as the class head says.
+def moment_probability(logits: Tensor) -> Tensor:
+    """(N, Q, 2) to (N, Q): how much each span looks like the moment, 0 to 1, as the class head says."""
+    return logits.softmax(-1)[..., 0]
 
-    by_frames: that times the overlap of the span with the frames that the frame classifier takes for the moment's;
-    needs `encoder_loss: bce`, and queries with one moment. The class head has to judge a whole span at once; the
-    classifier learns from every frame.
+
+def overlap_with_frames(spans: Tensor, frame_logits: Tensor, mask: Tensor) -> Tensor:
+    """(N, Q): the overlap of spans with the frames that a frame classifier takes for the moment's; one moment a query.
+
+    spans: (N, Q, 2) centre and width; frame_logits, mask: (N, L), the latter True at valid frames. The class head has
+    to judge a whole span at once; the classifier learns from every frame.
     """
-    probability = output.logits[0].softmax(-1)[..., 0]
-    if not by_frames:
-        return probability
-    if output.frame_logits is None:
-        raise ValueError("ranking by frames needs a network with a frame classifier (encoder_loss: bce)")
-    mask = batch.query_mask()
-    inside = output.frame_logits.sigmoid().masked_fill(~mask, 0.0)
-    return probability * soft_iou(spans_to_windows(output.spans[0]), inside, mask.sum(1))
+    inside = frame_logits.sigmoid().masked_fill(~mask, 0.0)
+    return soft_iou(spans_to_windows(spans), inside, mask.sum(1))
 
 
 def soft_iou(windows: Tensor, inside: Tensor, lengths: Tensor) -> Tensor:

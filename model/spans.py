@@ -33,3 +33,12 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
     """Logit of x in [0, 1], kept finite by clamping x and 1 - x at `eps`."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def exact_windows(spans: Tensor) -> Tensor:
+    """(..., 2) centre and width to (..., 2) float64 start and end.
+
+    In float32, published figures that lie on an edge of rounding would move.
+    """
+    centre, half = spans[..., 0].double(), spans[..., 1].double() / 2
+    return torch.stack((centre - half, centre + half), dim=-1)

@@ -10,7 +10,7 @@
   (`mesm.tools.reference_network`); `infer`: the answers to a batch, beside the plain form. Each has a process of its
   own, and they take turns, so that a busy machine slows down both; medians count. The losses of both are compared
   before anything is measured.
-* `epoch`: an epoch of the trainer over features in shards, and the share of a step that cuts the batch.
+* `epoch`: an epoch of training over features in shards, and the share of a step that cuts the batch.
 * `evaluate`: scoring of 1,550 queries with 10 windows each.
 * `ground`: one query about a video of a minute, and one of two hours, that is encoded already.
 
@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mesm.datasets.annotations.registry import Annotation
-from mesm.model import Batch, Mesm, MesmConfig, compute_losses
+from mesm.model.batch import Batch
+from mesm.model.network import Sizes
+from mesm.model.networks.mesm import Mesm, MesmConfig
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import to_plain
 from mesm.pipeline.evaluate.metrics import evaluate_predictions
+from mesm.pipeline.evaluate.predict import protocol_of
 from mesm.pipeline.evaluate.predictions import Prediction
-from mesm.pipeline.evaluate.protocol_of import protocol_of
 from mesm.pipeline.ground.answers import EncodedVideo
 from mesm.pipeline.ground.retriever import MomentRetriever
 from mesm.pipeline.importers.published_names import our_name
@@ -56,7 +58,9 @@ from mesm.pipeline.run.memory import keep_freed_memory
 from mesm.pipeline.run.precision import half_precision
 from mesm.pipeline.train.compiling import forward_and_losses
 from mesm.pipeline.train.data import load_training_data
-from mesm.pipeline.train.recipe import Trainer
+from mesm.pipeline.train.state import TrainingState
+from mesm.pipeline.train.step import Steps
+from mesm.pipeline.workspace import Workspace
 from mesm.tools.reference_network import PlainBatch, ReferenceMesm, reference_losses
 from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch
 from mesm.tools.synthetic_dataset import write_synthetic
@@ -139,12 +143,12 @@ class Pair:
 
     def __init__(self, setting: str, options: argparse.Namespace) -> None:
         self.device = torch.device(options.device)
-        self.config, self.loss = configs_of(setting)
+        self.config, self.sizes, self.loss = configs_of(setting)
         self.options = options
         self.host_batch = make_batch(SHAPES[setting])
         self.batch = self.host_batch.to(self.device)
         torch.manual_seed(0)
-        self.model = Mesm(self.config).to(self.device)
+        self.model = Mesm(self.config, self.sizes).to(self.device)
         self.forward, self.compute_losses = forward_and_losses(self.model, compiled=False)
 
     def compile(self) -> None:
@@ -184,7 +188,7 @@ class Pair:
 
     def reference(self) -> tuple[ReferenceMesm, PlainBatch]:
         """Build the plain form with our weights."""
-        network = ReferenceMesm(self.config).to(self.device)
+        network = ReferenceMesm(self.config, self.sizes).to(self.device)
         state = self.model.state_dict()
         with torch.no_grad():
             for name, parameter in network.named_parameters():
@@ -228,14 +232,14 @@ def plain_to(batch: PlainBatch, device: torch.device) -> PlainBatch:
 
 def same_losses(setting: str, device: torch.device) -> float:
     """Largest relative difference of the losses of both forms, in fp32 without dropout; the total one's too."""
-    config, loss = configs_of(setting)
+    config, sizes, loss = configs_of(setting)
     options = argparse.Namespace(device=str(device), precision="fp32", compile=False)
     pair = Pair(setting, options)
     pair.config = replace(config, dropout=0.0, input_dropout=0.0)
-    pair.model = Mesm(pair.config).to(device)
+    pair.model = Mesm(pair.config, sizes).to(device)
     network, batch = pair.reference()
     with torch.no_grad():
-        ours = compute_losses(pair.model.train()(pair.batch), pair.batch, loss)
+        ours = pair.model.losses(pair.model.train()(pair.batch), pair.batch, loss)
         plain = reference_losses(network.train()(batch), batch, loss)
     names = {"saliency": "loss_saliency", "rebuild_words": "loss_rec_fw", "segment_sentence": "loss_rec_ss"}
     pairs = [(ours[k], plain[names.get(k, k if k == "total" else f"loss_{k}")]) for k in ours]
@@ -346,7 +350,7 @@ def device_name(device: torch.device) -> str:
 
 
 def bench_epoch(setting: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure an epoch of the trainer, and what of it cuts batches."""
+    """Measure an epoch of training, and what of it cuts batches."""
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory(prefix="mesm-bench-") as name:
         folder = Path(name)
@@ -358,12 +362,11 @@ def bench_epoch(setting: str, options: argparse.Namespace) -> dict[str, Any]:
             f"train.compile={str(options.compile).lower()}",
         ]
         config = load_config(setting, overrides)
-        data = load_training_data(config, folder / "annotations.jsonl", folder / "features", device)
-        run = RunDirectory(folder / "run")
-        run.create()
-        trainer = Trainer(config, data, run, device)
-        trainer.model.train()
-        batches = trainer.batches(0)
+        data = load_training_data(Workspace(config, folder / "annotations.jsonl", folder / "features", device))
+        state = TrainingState.start(config, data, device)
+        training = Steps(config, data.train, state)
+        state.network.train()
+        batches = training.batches(0)
         host: list[float] = []
         cut = data.train.batch
 
@@ -376,10 +379,10 @@ def bench_epoch(setting: str, options: argparse.Namespace) -> dict[str, Any]:
 
         data.train.batch = timed  # type: ignore[method-assign]
         for number, groups in enumerate(batches[:WARM_UP]):
-            trainer.step(groups, number)
+            training.take(groups, number)
         host.clear()
         clock = Clock(device)
-        steps = [clock(lambda g=groups, n=n: trainer.step(g, n)) for n, groups in enumerate(batches)]  # type: ignore[misc]
+        steps = [clock(lambda g=groups, n=n: training.take(g, n)) for n, groups in enumerate(batches)]  # type: ignore[misc]
     ms, batch_ms = statistics.median(steps), statistics.median(host)
     return {
         "bench": "epoch",
@@ -430,7 +433,7 @@ def bench_ground(options: argparse.Namespace) -> dict[str, Any]:
     device, config, sources = torch.device(options.device), load_config("demo"), WeightSources()
     video_encoders = build_video_encoders(config, device, sources)
     text_encoder = build_text_encoder(config.features.text, device, sources)
-    sizes = {"video_dim": video_encoders[0].dim + 2, "text_dim": text_encoder.dim, "word_classes": 203}
+    sizes = Sizes(video_encoders[0].dim + 2, text_encoder.dim, 203)
     published = MesmConfig()
     network = replace(
         config.model, dim=published.dim, heads=published.heads, feed_forward_dim=published.feed_forward_dim
@@ -441,10 +444,10 @@ def bench_ground(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="mesm-bench-") as name:
         run = RunDirectory(Path(name))
         run.create()
-        model = Mesm(replace(network, **sizes))  # type: ignore[arg-type]
+        model = Mesm(network, sizes)
         meta = {
             "config": to_plain(config),
-            "sizes": sizes,
+            "sizes": asdict(sizes),
             "text": {},
             "vocabulary": {},
             "fingerprints": found,

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mesm.model import Batch, Layout, Mesm, Output, Targets, WordMask, compute_losses
+from mesm.model.batch import Batch, Targets, WordMask, Words
+from mesm.model.layouts import Layout
+from mesm.model.networks.mesm import Mesm, MesmOutput
 from mesm.pipeline.importers.published_names import Setting, network_of, our_name, recognise
 
 OUTPUT_ATOL = 2e-5
@@ -81,7 +83,7 @@ def formula_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def golden_network(shapes: Mapping[str, tuple[int, ...]], masks: str, setting: Setting) -> Mesm:
     """Build our network with the formula weights, through the published names; dropout off."""
     switches = {"masks": masks, "segment_context": setting.segment_context, "dropout": 0.0, "input_dropout": 0.0}
-    model = Mesm(network_of(shapes, **switches))
+    model = Mesm(*network_of(shapes, **switches))
     state = {}
     for name, shape in shapes.items():
         ours = our_name(name)
@@ -123,8 +125,7 @@ def golden_batch(golden: Mapping[str, np.ndarray], setting: Setting, training: b
         frames=frames,
         video_of_query=tuple(video_of_query),
         group_of_query=tuple(int(g) for g in group),
-        words=words,
-        words_mask=words_mask,
+        words=Words(words, words_mask),
         negative_query=torch.from_numpy(golden["negative_index"].astype(np.int64)),
         word_mask=word_mask,
         targets=targets,
@@ -192,7 +193,7 @@ def _check_mode(
     batch = golden_batch(golden, setting, training=mode == "train")
     model.train(mode == "train")
     output = model(batch)
-    losses = compute_losses(output, batch, setting.loss)
+    losses = model.losses(output, batch, setting.loss)
     yield from _compare_outputs(golden, f"{prefix}/outputs", output, batch)
     for ours, published in _LOSS_NAMES.items():
         key = f"{prefix}/losses/{published}"
@@ -205,7 +206,7 @@ def _check_mode(
 
 
 def _compare_outputs(
-    golden: Mapping[str, np.ndarray], prefix: str, output: Output, batch: Batch
+    golden: Mapping[str, np.ndarray], prefix: str, output: MesmOutput, batch: Batch
 ) -> Iterator[Comparison]:
     """Compare at valid positions only: what stands at padding has no meaning."""
     frames = batch.frames.mask[list(batch.video_of_query)]
@@ -219,7 +220,7 @@ def _compare_outputs(
     padded = {"saliency_scores": output.saliency, "neg_saliency_scores": output.negative_saliency}
     packed = {
         "enhanced_video_feat": (output.enhanced_video, frames),
-        "recfw_words_logit": (output.word_logits, batch.words_mask),
+        "recfw_words_logit": (output.word_logits, batch.words.mask),
     }
     for name, ours in everywhere.items():
         yield _absolute(f"{prefix}/{name}", ours, golden.get(f"{prefix}/{name}"))
@@ -273,7 +274,7 @@ def _compare_steps(
     steps = golden[f"{prefix}/adamw_total_and_gradnorm"]
     for i, (total, norm) in enumerate(steps):
         optimiser.zero_grad()
-        loss = compute_losses(model(batch), batch, setting.loss)["total"]
+        loss = model.losses(model(batch), batch, setting.loss)["total"]
         loss.backward()
         ours = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         if i == 0:

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from mesm.model import Batch, LossConfig, MesmConfig
+from mesm.model.batch import Batch
+from mesm.model.network import Sizes
+from mesm.model.networks.mesm import MesmConfig, MesmLosses
 
 
 @dataclass
@@ -58,8 +60,8 @@ class PlainBatch:
         return cls(
             video=videos[pick].clone(),
             video_mask=mask[pick],
-            words=batch.words,
-            words_mask=batch.words_mask,
+            words=batch.words.vectors,
+            words_mask=batch.words.mask,
             groups=[order[group] for group in batch.group_of_query],
             negative=batch.negative_query.tolist(),
             clip_mask=targets.clip_mask,
@@ -276,7 +278,7 @@ def logit(x: Tensor) -> Tensor:
 class ReferenceMesm(Parts):
     """The whole network, with the published behaviour (`masks: official`) or without the two mask defects."""
 
-    def __init__(self, config: MesmConfig) -> None:
+    def __init__(self, config: MesmConfig, sizes: Sizes) -> None:
         super().__init__()
         self.config = config
         dim, drop = config.dim, config.input_dropout
@@ -285,8 +287,8 @@ class ReferenceMesm(Parts):
             return nn.Sequential(LinearLayer(dim_in, dim, drop, True), LinearLayer(dim, dim, drop, False))
 
         self.global_rep_token, self.global_rep_pos = nn.Parameter(torch.randn(dim)), nn.Parameter(torch.randn(dim))
-        self.masked_token = nn.Parameter(torch.zeros(config.text_dim))
-        self.unknown_token = nn.Parameter(torch.zeros(config.text_dim))
+        self.masked_token = nn.Parameter(torch.zeros(sizes.text_dim))
+        self.unknown_token = nn.Parameter(torch.zeros(sizes.text_dim))
         self.enhance_encoder = CrossEncoder(config.frame_word_layers, config, config.separate_word_feed_forward)
         self.t2v_encoder = CrossEncoder(config.aligner_layers, config)
         self.transformer = Parts()
@@ -299,9 +301,9 @@ class ReferenceMesm(Parts):
         decoder.bbox_embed, decoder.ref_anchor_head = Perceptron(dim, 2, 3), Perceptron(dim, 1, 2)
         self.span_embed, self.class_embed = Perceptron(dim, 2, 3), nn.Linear(dim, 2)
         self.query_embed = nn.Embedding(config.queries, 2)
-        self.input_txt_proj, self.input_vid_proj = projection(config.text_dim), projection(config.video_dim)
+        self.input_txt_proj, self.input_vid_proj = projection(sizes.text_dim), projection(sizes.video_dim)
         self.saliency_proj1, self.saliency_proj2 = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.output_txt_proj = nn.Sequential(LinearLayer(dim, dim, drop, True), nn.Linear(dim, config.word_classes))
+        self.output_txt_proj = nn.Sequential(LinearLayer(dim, dim, drop, True), nn.Linear(dim, sizes.word_classes))
         self.ss_reconstructor = Parts()
         self.ss_reconstructor.masked_sent_token = nn.Parameter(torch.zeros(dim))
         self.ss_reconstructor.recon_trans = Parts()
@@ -429,7 +431,7 @@ def to_windows(spans: Tensor) -> Tensor:
     return torch.stack((spans[..., 0] - spans[..., 1] / 2, spans[..., 0] + spans[..., 1] / 2), dim=-1)
 
 
-def reference_losses(out: dict[str, Tensor], batch: PlainBatch, config: LossConfig) -> dict[str, Tensor]:
+def reference_losses(out: dict[str, Tensor], batch: PlainBatch, config: MesmLosses) -> dict[str, Tensor]:
     """The losses under their published names, and `total`."""
     losses = dict(_span_losses(out["pred_logits"], out["pred_spans"], batch, config))
     for i in range(sum(name.startswith("aux_outputs") for name in out) // 2):
@@ -451,7 +453,7 @@ def reference_losses(out: dict[str, Tensor], batch: PlainBatch, config: LossConf
     return losses
 
 
-def _span_losses(logits: Tensor, spans: Tensor, batch: PlainBatch, config: LossConfig) -> dict[str, Tensor]:
+def _span_losses(logits: Tensor, spans: Tensor, batch: PlainBatch, config: MesmLosses) -> dict[str, Tensor]:
     l1, giou, label = [], [], torch.ones(logits.shape[:2], dtype=torch.int64, device=logits.device)
     for i, windows in enumerate(batch.windows):
         truth = torch.stack(((windows[:, 0] + windows[:, 1]) / 2, windows[:, 1] - windows[:, 0]), dim=-1)
@@ -467,7 +469,7 @@ def _span_losses(logits: Tensor, spans: Tensor, batch: PlainBatch, config: LossC
     return {"loss_span": torch.cat(l1).mean(), "loss_giou": torch.cat(giou).mean(), "loss_label": cross_entropy.mean()}
 
 
-def _saliency_loss(out: dict[str, Tensor], batch: PlainBatch, config: LossConfig) -> Tensor:
+def _saliency_loss(out: dict[str, Tensor], batch: PlainBatch, config: MesmLosses) -> Tensor:
     score, negative, mask = out["saliency_scores"], out["neg_saliency_scores"], batch.video_mask
     low = (F.softplus(negative) * mask).sum(1).mean()
     both = torch.cat((score, negative), dim=1) / config.temperature
@@ -486,7 +488,7 @@ def _saliency_loss(out: dict[str, Tensor], batch: PlainBatch, config: LossConfig
     return loss
 
 
-def _word_loss(logits: Tensor, batch: PlainBatch, config: LossConfig) -> Tensor:
+def _word_loss(logits: Tensor, batch: PlainBatch, config: MesmLosses) -> Tensor:
     assert batch.labels is not None
     log_probability = logits.log_softmax(-1)
     right = log_probability.gather(-1, batch.labels[..., None])[..., 0]
@@ -495,7 +497,7 @@ def _word_loss(logits: Tensor, batch: PlainBatch, config: LossConfig) -> Tensor:
     return ((each * batch.words_mask).sum(1) / batch.words_mask.sum(1)).mean()
 
 
-def _segment_sentence_loss(out: dict[str, Tensor], batch: PlainBatch, config: LossConfig) -> Tensor:
+def _segment_sentence_loss(out: dict[str, Tensor], batch: PlainBatch, config: MesmLosses) -> Tensor:
     segments, sentences = [], []
     for i in range(len(batch.groups)):
         segments.append(out["projected_video"][i][batch.clip_mask[i]].mean(0))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from mesm.model import Batch, Layout, LossConfig, MesmConfig, Targets, WordMask
+from mesm.model.batch import Batch, Targets, WordMask, Words
+from mesm.model.layouts import Layout
+from mesm.model.network import Network, NetworkConfig, Sizes
+from mesm.model.registry import build_network
 from mesm.pipeline.config.load import load_config
 
 
@@ -56,11 +60,16 @@ SHAPES = {
 """Batches of the published training settings: about 30 queries (QVHighlights 45), videos of different lengths."""
 
 
-def configs_of(setting: str) -> tuple[MesmConfig, LossConfig]:
-    """Network and losses of a setting, with the widths of its features."""
+def configs_of(setting: str) -> tuple[NetworkConfig, Sizes, Any]:
+    """Network, sizes and losses of a setting, with the widths of its features."""
     config, shape = load_config(setting), SHAPES[setting]
-    network = replace(config.model, video_dim=shape.video_dim, text_dim=shape.text_dim, word_classes=shape.word_classes)
-    return network, config.loss
+    return config.model, Sizes(shape.video_dim, shape.text_dim, shape.word_classes), config.loss
+
+
+def network_of_setting(setting: str, **switches: object) -> tuple[Network, Any]:
+    """Build the network of a setting, with some options changed; returns it and its losses' weights."""
+    config, sizes, losses = configs_of(setting)
+    return build_network(replace(config, **switches), sizes), losses  # type: ignore[arg-type]
 
 
 def make_batch(shape: BatchShape, seed: int = 0) -> Batch:
@@ -84,9 +93,7 @@ def make_batch(shape: BatchShape, seed: int = 0) -> Batch:
         frames=layout,
         video_of_query=shape.video_of_query,
         group_of_query=shape.group_of_query,
-        words=torch.nn.functional.normalize(words, dim=-1) * valid[..., None],
-        words_mask=valid,
-        word_lengths=tuple(lengths.tolist()),
+        words=Words(torch.nn.functional.normalize(words, dim=-1) * valid[..., None], valid, tuple(lengths.tolist())),
         negative_query=torch.from_numpy(negative),
         word_mask=WordMask(torch.from_numpy(hidden), torch.from_numpy(unknown), torch.from_numpy(labels)),
         targets=_targets(shape, rows[list(shape.video_of_query)], layout.width, draw),

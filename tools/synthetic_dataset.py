@@ -12,6 +12,7 @@ from mesm.datasets.shards.fingerprints import text_key
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.text.word_vectors import WordVectors
 from mesm.pipeline.config.load import load_config
+from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import WORD_TABLE_FILE
 from mesm.tools.synthetic_batches import SHAPES
 
@@ -53,7 +54,7 @@ def write_synthetic(folder: Path, setting: str, videos: int) -> None:
                 features = draw.standard_normal((rows, dims[stream.encoder]), np.float32).astype(np.float16)
                 writer.add(name, {"features": features}, clip_len_s=clip_len)
             writer.publish()
-    if config.features.text.encoder == "glove":
+    if text_kind(config.features.text.encoder).is_table:
         vectors = draw.standard_normal((len(words) + 1, shape.text_dim)).astype(np.float32)
         vectors[0] = 0
         WordVectors(("", *words), vectors).save(folder / "features" / WORD_TABLE_FILE)

@@ -17,7 +17,7 @@ from mesm.datasets.annotations.records import Annotation, Saliency
 from mesm.datasets.annotations.video_json import ACTIVITYNET, CHARADES_CD, CHARADES_CG, TACOS
 from mesm.datasets.errors import AnnotationError
 
-__all__ = ["AVAILABLE_SPLITS", "READERS", "Annotation", "Reader", "Saliency", "read_annotations"]
+__all__ = ["AVAILABLE_SPLITS", "READERS", "Annotation", "Reader", "Saliency", "find_reader", "read_annotations"]
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,36 @@ class Reader:
     train_split: str
     eval_splits: tuple[str, ...]
     """The splits of the paper's tables for this dataset."""
+    protocol: str = "charades"
+    """The family of evaluation protocols that its figures follow."""
+    several_moments: bool = False
+    """A query may have several moments."""
 
 
 READERS: Mapping[str, Reader] = {
     "charades-sta": Reader(charades.read_charades_sta, charades.SPLITS, "train", ("test",)),
     "charades-cg": Reader(CHARADES_CG.read, tuple(CHARADES_CG.files), "train", ("novel_composition", "novel_word")),
     "charades-cd": Reader(CHARADES_CD.read, tuple(CHARADES_CD.files), "train", ("test_ood", "test_iid")),
-    "tacos": Reader(TACOS.read, tuple(TACOS.files), "train", ("test",)),
-    "qvhighlights": Reader(qvhighlights.read_qvhighlights, tuple(qvhighlights.FILES), "train", ("val", "test")),
+    "tacos": Reader(TACOS.read, tuple(TACOS.files), "train", ("test",), protocol="tacos"),
+    "qvhighlights": Reader(
+        qvhighlights.read_qvhighlights,
+        tuple(qvhighlights.FILES),
+        "train",
+        ("val", "test"),
+        protocol="qvhighlights",
+        several_moments=True,
+    ),
     "activitynet": Reader(ACTIVITYNET.read, tuple(ACTIVITYNET.files), "train", ("val_2",)),
     "jsonl": Reader(read_jsonl, (), "train", ("val",)),
 }
 AVAILABLE_SPLITS: Mapping[str, tuple[str, ...]] = {name: reader.splits for name, reader in READERS.items()}
+
+
+def find_reader(name: str) -> Reader:
+    """Return the row of a reader; AnnotationError with the nearest name when there is none."""
+    if name not in READERS:
+        raise AnnotationError(_unknown("annotation reader", name, tuple(READERS)))
+    return READERS[name]
 
 
 def read_annotations(reader: str, root: Path, split: str) -> list[Annotation]:
@@ -51,9 +69,7 @@ def read_annotations(reader: str, root: Path, split: str) -> list[Annotation]:
     does. Raises AnnotationError: unknown reader or split, missing file, malformed records (all of them at
     once), or a split without any query.
     """
-    if reader not in READERS:
-        raise AnnotationError(_unknown("annotation reader", reader, tuple(READERS)))
-    splits = AVAILABLE_SPLITS[reader]
+    splits = find_reader(reader).splits
     if splits and split not in splits:
         raise AnnotationError(_unknown(f"split of {reader}", split, splits))
     annotations = READERS[reader].read(Path(root), split)

@@ -9,6 +9,7 @@ from mesm.model.kernels.attention import attention, merge_heads, probes, split_h
 from mesm.model.kernels.dropout import add_dropped, dropout
 from mesm.model.layers.feed_forward import FeedForward
 from mesm.model.layers.inputs import Mlp
+from mesm.model.layouts import Layout
 from mesm.model.position import span_positions
 from mesm.model.spans import inverse_sigmoid
 
@@ -115,3 +116,26 @@ class Decoder(nn.Module):
             if i + 1 < len(self.layers):
                 references.append((self.refine_head(x) + inverse_sigmoid(anchor)).sigmoid())
         return states, references
+
+
+def decode_spans(
+    decoder: Decoder,
+    spans: Tensor,
+    span_head: nn.Module,
+    class_head: nn.Module,
+    memory: Tensor,
+    positions: Tensor,
+    layout: Layout,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Logits (N, Q, 2) and spans (N, Q, 2) of every decoder layer, the last layer first.
+
+    spans: (Q, 2) logits of the learnable spans; span_head, class_head: (..., D) to (..., 2); memory, positions: (T, D)
+    packed frames of the queries and their codes.
+    """
+    frames, codes = layout.pad(memory), layout.pad(positions)
+    states, references = decoder(spans, frames, codes, layout.mask)
+    found = [
+        (span_head(state) + inverse_sigmoid(reference)).sigmoid()
+        for state, reference in zip(states, references, strict=True)
+    ]
+    return [class_head(state) for state in reversed(states)], found[::-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -68,3 +70,44 @@ class EncoderLayer(nn.Module):
         attended = block.out_proj(block.attend_packed(q, k, F.linear(x, weight_v, bias_v), layout, mask))
         x = weights.norm1(add_dropped(x, attended, self.dropout, self.training))
         return weights.norm2(weights(x, x, self.activation.weight, self.dropout))
+
+
+class CrossEncoder(nn.Module):
+    """A stack of cross layers whose keys and values stay the same."""
+
+    def __init__(
+        self, layers: int, dim: int, heads: int, dim_hidden: int, dropout: float, separate_words: bool = False
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(CrossLayer(dim, heads, dim_hidden, dropout, separate_words) for _ in range(layers))
+
+    def forward(
+        self,
+        x: Tensor,
+        x_pos: Tensor | None,
+        layout: Layout,
+        y: Tensor,
+        y_pos: Tensor | None,
+        mask: Tensor,
+        x_rows: Tensor | None = None,
+        y_rows: Tensor | None = None,
+        words: bool = False,
+    ) -> Tensor:
+        """Let packed x attend to padded y; what several sequences share is projected once.
+
+        x, x_pos: (T, D) laid out by `layout`, or fewer rows of which `x_rows` (T,) repeats some; y, y_pos: (N, Lk, D),
+        or fewer sequences of which `y_rows` (N,) repeats some; mask: (N, Lk), or what broadcasts to (N, heads, Lq, Lk),
+        True = visible; words: use the words' feed-forward weights. Returns (T, D).
+        """
+        y_key = y if y_pos is None else y + y_pos
+        for i, layer in enumerate(cast("list[CrossLayer]", self.layers)):
+            for_queries, for_keys, for_values = layer.attention.projections()
+            q = F.linear(x if x_pos is None else x + x_pos, *for_queries)
+            if i == 0 and x_rows is not None:
+                x, q = x.index_select(0, x_rows), q.index_select(0, x_rows)
+                x_pos = None if x_pos is None else x_pos.index_select(0, x_rows)
+            k, v = F.linear(y_key, *for_keys), F.linear(y, *for_values)
+            if y_rows is not None:
+                k, v = k.index_select(0, y_rows), v.index_select(0, y_rows)
+            x = layer(x, q, layout, k, v, mask, words)
+        return x

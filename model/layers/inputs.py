@@ -96,3 +96,22 @@ class RecurrentLayer(nn.Module):
             )
             read, _ = pad_packed_sequence(self.gru(sequences)[0], batch_first=True, total_length=layout.width)
         return x + layout.pack(read).to(x.dtype)
+
+
+def scaling(dim: int, standardise: bool) -> nn.Module:
+    """Return what standardises features of width `dim`, or leaves them as they are."""
+    return Standardise(dim) if standardise else nn.Identity()
+
+
+def measure_scaling(layer: nn.Module, parts: Iterable[Tensor]) -> None:
+    """Let a layer of `scaling` measure the training features (rows, dim), if it standardises them."""
+    if isinstance(layer, Standardise):
+        layer.measure(parts)
+
+
+def initialise_by_xavier(*parts: nn.Module) -> None:
+    """Draw every matrix of some modules by Xavier's uniform rule (DETR)."""
+    for part in parts:
+        for parameter in part.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,12 +16,14 @@ from mesm.pipeline.commands.options import (
     SetOption,
     TrustOption,
     WeightsOption,
-    find_annotations,
     find_device,
     weight_sources,
 )
 from mesm.pipeline.commands.output import OK, SOME_FAILED, print_json
 from mesm.pipeline.run.console import say
+
+if TYPE_CHECKING:
+    from mesm.pipeline.extract.stage import ExtractReport
 
 
 def extract(
@@ -48,7 +50,8 @@ def extract(
     Example: mesm-pipeline extract --videos videos --config charades-clip-slowfast
     """
     from mesm.pipeline.config.load import load_config
-    from mesm.pipeline.extract import stage as extract_stage
+    from mesm.pipeline.extract import stage
+    from mesm.pipeline.workspace import Workspace
 
     changes = list(overrides or [])
     if workers:
@@ -57,26 +60,13 @@ def extract(
     if precision:
         count = len(settings.features.video)
         settings = load_config(config, [*changes, *(f"features.video.{i}.precision={precision}" for i in range(count))])
-    place = find_annotations(annotations, settings) if annotations or settings.dataset.annotations else None
-    report = extract_stage.extract(
-        settings, videos, features, place, find_device(device), weight_sources(weights, trust_pickle), limit, shard
-    )
+    workspace = Workspace(settings, annotations, features, find_device(device))
+    report = stage.extract(workspace, videos, weight_sources(weights, trust_pickle), limit, shard)
     summary = report.videos
-    for line in extract_stage.describe_failures(summary.failed, report.missing):
+    for line in stage.describe_failures(summary.failed, report.missing):
         say(f"failed: {line}")
     if as_json:
-        failed = [{"video": f.video_id, "reason": f.reason, "message": f.message} for f in summary.failed]
-        print_json(
-            {
-                "done": summary.done,
-                "skipped": summary.skipped,
-                "failed": failed,
-                "rows": summary.rows,
-                "texts": report.texts,
-                "missing": report.missing,
-                "seconds": round(summary.seconds, 2),
-            }
-        )
+        print_json(_as_record(report))
     elif videos is None:
         print(f"{report.texts} queries encoded")
     elif not summary.done and not summary.failed:
@@ -87,3 +77,16 @@ def extract(
             f"{summary.skipped} were there, {len(summary.failed)} failed"
         )
     return OK if report.complete else SOME_FAILED
+
+
+def _as_record(report: ExtractReport) -> dict[str, Any]:
+    summary = report.videos
+    return {
+        "done": summary.done,
+        "skipped": summary.skipped,
+        "failed": [{"video": f.video_id, "reason": f.reason, "message": f.message} for f in summary.failed],
+        "rows": summary.rows,
+        "texts": report.texts,
+        "missing": report.missing,
+        "seconds": round(summary.seconds, 2),
+    }

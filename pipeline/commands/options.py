@@ -49,13 +49,3 @@ def weight_sources(weights: list[str] | None, trust_pickle: bool) -> Any:
             raise PipelineError(f"--weights {entry}: expected NAME=PATH with one of {', '.join(sorted(WEIGHTS))}")
         files[name] = Path(path)
     return WeightSources(files=files, trust_pickle=trust_pickle)
-
-
-def find_annotations(given: Path | None, config: Any) -> Path:
-    """Return the annotations' place: the given one, or the configuration's; PipelineError when it does not exist."""
-    place = given or (Path(config.dataset.annotations) if config.dataset.annotations else None)
-    if place is None:
-        raise PipelineError("no annotations were given: use --annotations with their folder or file")
-    if not place.exists():
-        raise PipelineError(f"there is no {place}; give the folder or file of the annotations by --annotations")
-    return place

@@ -14,7 +14,6 @@ from mesm.pipeline.commands.options import (
     FeaturesOption,
     SelectOption,
     SetOption,
-    find_annotations,
     find_device,
 )
 from mesm.pipeline.commands.output import OK, SOME_FAILED, print_table
@@ -31,7 +30,7 @@ def train(
     seeds: Annotated[str, typer.Option(help="Train several, such as 0,1,2, in folders below --out.")] = "",
     overrides: SetOption = None,
 ) -> int:
-    """Train MESM on feature shards; the same command again resumes.
+    """Train a network on feature shards; the same command again resumes.
 
     The best epoch is chosen on queries held back from the training split, unless --select-on names one.
 
@@ -39,16 +38,18 @@ def train(
     """
     from mesm.pipeline.config.load import load_config
     from mesm.pipeline.train.recipe import train as run_training
+    from mesm.pipeline.workspace import Workspace
 
     settings = load_config(config, overrides or [], recipe)
-    place = find_annotations(annotations, settings)
+    workspace = Workspace(settings, annotations, features, find_device(device))
+    workspace.require_annotations()
     if not seeds:
-        run_training(settings, place, features, out, find_device(device), select_on)
+        run_training(workspace, out, select_on)
         print(out)
         return OK
     from mesm.pipeline.experiments.seeds import best_figures, parse_seeds, summary, train_seeds
 
-    runs = train_seeds(settings, place, features, out, find_device(device), parse_seeds(seeds), select_on)
+    runs = train_seeds(workspace, out, parse_seeds(seeds), select_on)
     print_table(summary({f"seed {seed}": best_figures(run) for seed, run in runs.items()}), "best epochs, validation")
     return OK
 
@@ -75,17 +76,19 @@ def reproduce(
     """
     from mesm.pipeline.experiments import reproduce as stage
     from mesm.pipeline.experiments.seeds import parse_seeds
+    from mesm.pipeline.workspace import Workspace
 
     config = stage.setting_config(setting, as_published, overrides or [])
-    place = find_annotations(annotations, config)
+    workspace = Workspace(config, annotations, features, find_device(device))
+    workspace.require_annotations()
     if check_only:
-        rows = stage.check(config, place, features)
+        rows = stage.check(workspace)
         print(stage.describe(rows))
         return OK if all(row.found for row in rows) else SOME_FAILED
     chosen = select_on or (stage.SELECT_ON.get(setting, "") if as_published else "")
     numbers = parse_seeds(seeds) if seeds else [config.train.seed]
     folder = out or Path("runs") / setting
-    tables = stage.reproduce(setting, config, place, features, folder, find_device(device), numbers, chosen)
+    tables = stage.reproduce(setting, workspace, folder, numbers, chosen)
     for split, table in tables.items():
         print_table(table, f"{setting}, {split}")
     return OK

@@ -6,64 +6,21 @@ values: `train.lr=1e-4`, `features.video.0.weights=untrained:0`.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import yaml
 
+from mesm.model.registry import DEFAULT, find_network
 from mesm.pipeline.config.errors import ConfigError
-from mesm.pipeline.config.schema import DERIVED, Config
-
-T = TypeVar("T")
-
+from mesm.pipeline.config.schema import Config
+from mesm.pipeline.config.sections import build_section, fields_of, nearest, yaml_value
 
 RECIPE_PREFIX = "recipe-"
 """Shipped files of this prefix say how to train, whatever the dataset; `--recipe fast` reads `recipe-fast`."""
-
-
-_AT_LEAST_ONE = (1, math.inf)
-
-
-_SHARE = (0, 0.99)
-
-
-_WEIGHT = (0, math.inf)
-
-
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "model.dim": _AT_LEAST_ONE,
-    "model.heads": _AT_LEAST_ONE,
-    "model.feed_forward_dim": _AT_LEAST_ONE,
-    "model.queries": _AT_LEAST_ONE,
-    "model.dropout": _SHARE,
-    "model.input_dropout": _SHARE,
-    "model.frame_word_layers": _AT_LEAST_ONE,
-    "model.segment_sentence_layers": _AT_LEAST_ONE,
-    "model.aligner_layers": _AT_LEAST_ONE,
-    "model.encoder_layers": _AT_LEAST_ONE,
-    "model.decoder_layers": _AT_LEAST_ONE,
-    "loss.span": _WEIGHT,
-    "loss.giou": _WEIGHT,
-    "loss.label": _WEIGHT,
-    "loss.saliency": _WEIGHT,
-    "loss.frame": _WEIGHT,
-    "loss.rank_divisor": (1e-6, math.inf),
-    "loss.rebuild_words": _WEIGHT,
-    "loss.segment_sentence": _WEIGHT,
-    "loss.background_weight": _WEIGHT,
-    "loss.contrast_iou": (-1, 1),
-    "loss.temperature": (1e-6, math.inf),
-    "loss.margin": _WEIGHT,
-    "loss.label_smoothing": _SHARE,
-}
-"""Smallest and largest value of the network's and the losses' numbers, whose dataclasses know nothing of files."""
 
 
 def shipped_configs() -> dict[str, str]:
@@ -87,38 +44,71 @@ def _shipped() -> dict[str, str]:
     return purposes
 
 
-def load_config(name: str | Path, overrides: Sequence[str] = (), recipe: str = "") -> Config:
+def load_config(name: str | Path, overrides: Sequence[str] = (), recipe: str = "", network: str = "") -> Config:
     """Read a shipped configuration by name, or a file by path, lay a recipe over it, and apply `key=value` overrides.
 
-    Raises ConfigError with every mistake: unknown keys (and the nearest valid one), wrong types, impossible values.
+    network: take this one instead; the sections `model` and `loss` then begin with its own defaults. Raises
+    ConfigError with every mistake: unknown keys (and the nearest valid one), wrong types, impossible values.
     """
     content = _unshared(_read(str(name)))
+    if network and network != _network_of(content):
+        content = {**content, "model": {"network": network}, "loss": {}}
     if recipe:
-        content = _merge(content, {**_read_recipe(recipe), "name": content["name"]})
+        content = _merge(content, {**_recipe_for(recipe, content, overrides), "name": content["name"]})
     errors = [message for override in overrides if (message := _override(content, override))]
-    config = _build(Config, content, "", errors)
-    errors += _impossible(config)
+    config = _build(content, errors)
     if errors:
         count = "1 mistake" if len(errors) == 1 else f"{len(errors)} mistakes"
         raise ConfigError(f"{count} in the configuration {name}:\n" + "\n".join(f"  {error}" for error in errors))
     return config
 
 
-def _read_recipe(name: str) -> dict[str, Any]:
-    known = shipped_recipes()
-    if name not in known and not Path(name).is_file():
-        raise ConfigError(f"there is no recipe {name!r}; expected one of {', '.join(known)}, or a .yaml file")
-    return _unshared(_read(f"{RECIPE_PREFIX}{name}" if name in known else name))
-
-
 def config_from_plain(content: Mapping[str, Any], source: str) -> Config:
     """Build a configuration from what `to_plain` made of one, as a checkpoint stores it."""
     errors: list[str] = []
-    config = _build(Config, content, "", errors)
-    errors += _impossible(config)
+    config = _build(content, errors)
     if errors:
         raise ConfigError(f"the configuration in {source} cannot be used:\n" + "\n".join(errors))
     return config
+
+
+def _build(content: Mapping[str, Any], errors: list[str]) -> Config:
+    """Fill a Config; mistakes are added to `errors`."""
+    known = fields_of(Config)
+    errors += [f"{key}: unknown key{nearest(str(key), known)}" for key in content if key not in known]
+    kinds = dict(known)
+    try:
+        entry = find_network(_network_of(content))
+    except ValueError as error:
+        errors.append(f"model.network: {error}")
+        content = {key: value for key, value in content.items() if key not in ("model", "loss")}
+        entry = find_network(DEFAULT)
+    kinds["model"], kinds["loss"] = entry.config_class(), entry.losses_class()
+    values = {key: build_section(kinds[key], value, key, errors) for key, value in content.items() if key in known}
+    config = Config(**{"model": kinds["model"](), "loss": kinds["loss"](), **values})
+    errors += _impossible(config)
+    return config
+
+
+def _network_of(content: Mapping[str, Any]) -> str:
+    """Return the name of the network that a configuration's content names."""
+    section = content.get("model")
+    return str(section.get("network", DEFAULT)) if isinstance(section, Mapping) else DEFAULT
+
+
+def _recipe_for(name: str, content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Read a recipe: what it says for every network, and below `networks` for this one alone."""
+    known = shipped_recipes()
+    if name not in known and not Path(name).is_file():
+        raise ConfigError(f"there is no recipe {name!r}; expected one of {', '.join(known)}, or a .yaml file")
+    found = _unshared(_read(f"{RECIPE_PREFIX}{name}" if name in known else name))
+    own = found.pop("networks", {})
+    chosen = _unshared(dict(content))
+    for override in overrides:
+        _override(chosen, override)
+    if not isinstance(own, Mapping) or not all(isinstance(part, Mapping) for part in own.values()):
+        raise ConfigError(f"the recipe {name}: expected sections by name of network below `networks`, found {own!r}")
+    return _merge(found, own.get(_network_of(chosen), {}))
 
 
 def _read(name: str, folder: Path | None = None, above: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -148,7 +138,7 @@ def _text_of(name: str, path: Path) -> tuple[str, str]:
         return resource.read_text(encoding="utf-8"), f"{name}.yaml"
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(
-            f"no shipped configuration is called {name!r}{_nearest(name, shipped_configs())}; "
+            f"no shipped configuration is called {name!r}{nearest(name, shipped_configs())}; "
             f"expected one of {', '.join(shipped_configs())}, or the path of a .yaml file"
         )
     try:
@@ -180,7 +170,7 @@ def _override(content: dict[str, Any], override: str) -> str | None:
     if not equals or not key:
         return f"override {override!r}: expected key=value, such as train.lr=1e-4"
     try:
-        value = _yaml_value(text)
+        value = yaml_value(text)
     except yaml.YAMLError:
         return f"override {override!r}: the value is not valid YAML"
     *parents, last = key.strip().split(".")
@@ -203,104 +193,17 @@ def _override(content: dict[str, Any], override: str) -> str | None:
     return None
 
 
-def _yaml_value(text: str) -> Any:
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        # YAML 1.1 reads 1e-4, without a dot, as a string.
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _build(cls: type[T], content: Any, place: str, errors: list[str]) -> T:
-    """Fill a dataclass from a mapping; mistakes are added to `errors` and the default stands in."""
-    if not isinstance(content, Mapping):
-        errors.append(f"{place or 'file'}: expected a section with keys, found {content!r}")
-        return cls()
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls) if f.name not in DERIVED}  # type: ignore[arg-type]
-    values = {}
-    for key, value in content.items():
-        where = f"{place}.{key}" if place else str(key)
-        if key not in known:
-            errors.append(f"{where}: unknown key{_nearest(str(key), known)}")
-            continue
-        before = len(errors)
-        converted = _convert(value, hints[key], where, errors)
-        if len(errors) == before:
-            errors.extend(_out_of_range(converted, _limits(known[key].metadata, where), where))
-            values[key] = converted
-    return cls(**values)
-
-
-def _convert(value: Any, kind: Any, place: str, errors: list[str]) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _build(typing.cast(type, kind), value, place, errors)
-    if origin is Literal:
-        if value not in arguments:
-            choices = ", ".join(map(str, arguments))
-            errors.append(f"{place}: expected one of {choices}, found {value!r}{_nearest(str(value), arguments)}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list):
-            errors.append(f"{place}: expected a list, found {value!r}")
-            return ()
-        return tuple(_convert(item, arguments[0], f"{place}.{i}", errors) for i, item in enumerate(value))
-    if kind is float and isinstance(value, str):
-        value = _yaml_value(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    expected = Mapping if origin in (Mapping, typing.Mapping) or kind is Mapping else kind
-    if not _is_a(value, expected):
-        errors.append(f"{place}: expected {_kind_name(expected)}, found {value!r}")
-    return value
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    if isinstance(kind, types.UnionType):
-        return any(_is_a(value, part) for part in typing.get_args(kind))
-    if typing.get_origin(kind) is not None:
-        kind = typing.get_origin(kind)
-    return isinstance(value, kind) and not (isinstance(value, bool) and kind in (int, float))
-
-
-def _kind_name(kind: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Mapping: "a section"}
-    return names.get(kind, str(kind))
-
-
 def _impossible(config: Config) -> Iterator[str]:
     """Say which values, each possible by itself, cannot be used."""
-    model, clip_len = config.model, config.dataset.clip_len
+    clip_len, ties = config.dataset.clip_len, config.model.ties()
     if not (clip_len == -1 or 0 < clip_len < math.inf):
         yield f"dataset.clip_len: expected seconds above 0, or -1 for rows that share the duration, found {clip_len!r}"
     if not config.features.video:
         yield "features.video: expected at least one stream, found none"
-    if model.heads and (model.dim % model.heads or model.dim % 4):
-        yield f"model: dim must be a multiple of 4 and of heads, found dim {model.dim} and heads {model.heads}"
+    yield from (f"model: {problem}" for problem in config.model.problems())
     if config.evaluate.rank_by == "frames":
         yield from config.hindrances_to_rank_by_frames()
-    if config.train.compile and config.ties_between_queries():
-        yield f"train.compile cannot go with {config.ties_between_queries()[0]}, which would be compiled in every step"
+    if config.train.compile and ties:
+        yield f"train.compile cannot go with {ties[0]}, which would be compiled in every step"
     if config.train.group_by_length and config.dataset.max_queries_per_group:
         yield "train.group_by_length cannot go with dataset.max_queries_per_group, whose batches hold a video once only"
-
-
-def _limits(metadata: Mapping[str, Any], place: str) -> tuple[float, float] | None:
-    return (metadata["minimum"], metadata["maximum"]) if "minimum" in metadata else _RANGES.get(place)
-
-
-def _out_of_range(value: Any, limits: tuple[float, float] | None, place: str) -> Iterator[str]:
-    if limits is not None and not (limits[0] <= value <= limits[1] and math.isfinite(value)):
-        limit = f"at least {limits[0]:g}"
-        if limits[1] != math.inf:
-            limit += f" and at most {limits[1]:g}"
-        yield f"{place}: expected {limit}, found {value!r}"
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, [str(item) for item in known], n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from annotated_types import Ge, Le
 
-from mesm.model import LossConfig, MesmConfig
-
-
-def _number(default: float, minimum: float, maximum: float = float("inf")) -> Any:
-    return field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+from mesm.datasets.annotations.registry import Reader, find_reader
+from mesm.model.network import NetworkConfig
+from mesm.model.registry import DEFAULT, find_network
 
 
 @dataclass(frozen=True)
@@ -28,19 +27,20 @@ class DatasetConfig:
     validation_split: str = ""
     """Split that chooses the best epoch; empty: carved by video from the training split."""
     test_splits: tuple[str, ...] = ("test",)
-    validation_fraction: float = _number(0.1, 0.001, 0.9)
+    validation_fraction: Annotated[float, Ge(0.001), Le(0.9)] = 0.1
     """Share of the training videos that is carved off when there is no validation split."""
     validation_seed: int = 0
-    group_by: Literal["video", "youtube-id"] = "video"
-    max_queries_per_group: int = _number(0, 0)
+    group_by: Literal["video", "youtube-id", "query"] = "video"
+    """What a batch counts: videos with all their queries, YouTube videos with those of all their clips, or queries."""
+    max_queries_per_group: Annotated[int, Ge(0)] = 0
     """Cut the queries of a video into groups of at most this many (TACoS: 10); 0: all together."""
-    max_rows: int = _number(194, 1)
+    max_rows: Annotated[int, Ge(1)] = 194
     rows: Literal["pool", "truncate"] = "pool"
     """More feature rows than `max_rows` are averaged into that many, or cut off (QVHighlights)."""
     clip_len: float = 1.0
     """Seconds that a feature row stands for when moments are turned into rows; -1: rows share the duration."""
-    max_words: int = _number(16, 3)
-    max_windows: int = _number(5, 1)
+    max_words: Annotated[int, Ge(3)] = 16
+    max_windows: Annotated[int, Ge(1)] = 5
     """Windows of a query that are trained on at a time."""
     length_from_rows: bool = False
     """Windows are fractions of rows * clip_len instead of the annotated duration (QVHighlights)."""
@@ -52,7 +52,7 @@ class VideoFeatureConfig:
 
     encoder: str = "clip"
     weights: str = "default"
-    clip_len: float = _number(1.0, 0.01)
+    clip_len: Annotated[float, Ge(0.01)] = 1.0
     sampling: Literal["clean", "parity"] = "clean"
     resize: Literal["device", "swscale", "pil"] = "device"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -73,7 +73,7 @@ class TextFeatureConfig:
     """How sentences are cut into words (GloVe only; CLIP has its own pieces)."""
     unknown_words: Literal["drop", "vector"] = "drop"
     """Words without a vector are dropped, or get one shared random vector (GloVe only; TACoS)."""
-    vocabulary_size: int = _number(1111, 1)
+    vocabulary_size: Annotated[int, Ge(1)] = 1111
     """Words that the rebuilding of masked words tells apart."""
     word_weights: Literal["closed-class", "nltk"] = "closed-class"
 
@@ -90,12 +90,12 @@ class FeaturesConfig:
 class ExtractConfig:
     """How extraction runs; nothing here changes a number."""
 
-    workers: int = _number(2, 1)
+    workers: Annotated[int, Ge(1)] = 2
     """Decoding processes."""
-    batch_size: int = _number(32, 1)
-    timeout_s: float = _number(60.0, 1)
+    batch_size: Annotated[int, Ge(1)] = 32
+    timeout_s: Annotated[float, Ge(1)] = 60.0
     """A video whose decoding makes no progress for this long is given up."""
-    flush_rows: int = _number(4096, 1)
+    flush_rows: Annotated[int, Ge(1)] = 4096
     """Rows after which a shard is published; at most this much is lost when the run is killed."""
 
 
@@ -103,18 +103,18 @@ class ExtractConfig:
 class TrainConfig:
     """Optimisation. The defaults are the published recipe."""
 
-    epochs: int = _number(200, 1)
-    batch_groups: int = _number(12, 1)
-    lr: float = _number(2e-4, 0)
-    weight_decay: float = _number(1e-4, 0)
-    clip_norm: float = _number(0.1, 0)
+    epochs: Annotated[int, Ge(1)] = 200
+    batch_groups: Annotated[int, Ge(1)] = 12
+    lr: Annotated[float, Ge(0)] = 2e-4
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
+    clip_norm: Annotated[float, Ge(0)] = 0.1
     """Largest global norm of the gradient; 0: no clipping."""
     schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: int = _number(0, 0)
-    crop: float = _number(0.0, 0, 1)
+    warmup_steps: Annotated[int, Ge(0)] = 0
+    crop: Annotated[float, Ge(0), Le(1)] = 0.0
     """Probability that a step sees a random part of a video only, which holds the moments of all its queries; so that
     it is less easily learnt by heart where moments lie (not in the paper)."""
-    ema: float = _number(0.0, 0, 0.99999)
+    ema: Annotated[float, Ge(0), Le(0.99999)] = 0.0
     """Decay of the exponential moving average of the weights that is validated and saved as best; 0: none."""
     seed: int = 2019
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -123,26 +123,36 @@ class TrainConfig:
     """Compile the network and its losses (`torch.compile`); meant for GPUs, as steps on a CPU become slower."""
     group_by_length: bool = False
     """Batch videos of similar length, which cuts padding; batches are still drawn at random."""
-    validate_every: int = _number(1, 1)
+    validate_every: Annotated[int, Ge(1)] = 1
     """Epochs between validations."""
-    checkpoint_every_s: float = _number(60.0, 0)
+    checkpoint_every_s: Annotated[float, Ge(0)] = 60.0
     """Seconds between checkpoints inside an epoch; one is written after every epoch anyway."""
     select_by: Literal["mAP", "mIoU", "R1@0.5", "R1@0.7"] = "mAP"
+    log: Literal["jsonl", "tensorboard"] = "jsonl"
+    """Where figures go: to metrics.jsonl, always, or also to TensorBoard, whose package is an extra."""
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     """From predicted spans to the numbers of the table."""
 
-    batch_groups: int = _number(30, 1)
+    batch_groups: Annotated[int, Ge(1)] = 30
     rank_by: Literal["class", "frames", "auto"] = "class"
     """Answers are ordered by the class head's probability (published), or by that times their overlap with the frames
-    that the frame classifier finds (`frames`: needs `model.encoder_loss: bce`, and takes one moment a query for
-    granted). `auto`: by the frames, but for the saliency loss and for the reader `qvhighlights`."""
+    that the network finds (`frames`: with `model.encoder_loss: bce`; takes one moment a query for granted).
+    `auto`: by the frames where the network can and the dataset has one moment a query."""
     published: bool = False
     """Clamp and round predicted times as the published protocol of the dataset does."""
-    nms: float = _number(-1.0, -1, 1)
+    nms: Annotated[float, Ge(-1), Le(1)] = -1.0
     """IoU above which a lower-scored window is suppressed; -1: none."""
+
+
+def _default_model() -> NetworkConfig:
+    return find_network(DEFAULT).config_class()()
+
+
+def _default_loss() -> Any:
+    return find_network(DEFAULT).losses_class()()
 
 
 @dataclass(frozen=True)
@@ -153,48 +163,44 @@ class Config:
     dataset: DatasetConfig = DatasetConfig()
     features: FeaturesConfig = FeaturesConfig()
     extract: ExtractConfig = ExtractConfig()
-    model: MesmConfig = field(default_factory=MesmConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    model: NetworkConfig = field(default_factory=_default_model)
+    """The configuration of the network that `model.network` names."""
+    loss: Any = field(default_factory=_default_loss)
+    """The losses' weights of that network."""
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @property
-    def ranks_by_frames(self) -> bool:
-        """Whether answers are ordered by the frame classifier too, see `EvaluateConfig.rank_by`."""
-        rank_by = self.evaluate.rank_by
-        return rank_by == "frames" or (rank_by == "auto" and next(self.hindrances_to_rank_by_frames(), None) is None)
+    def reader(self) -> Reader:
+        """The row of the annotations' reader; AnnotationError when there is none of that name."""
+        return find_reader(self.dataset.reader)
 
-    def ties_between_queries(self) -> list[str]:
-        """Return the options under which a query's answer depends on the other queries of its batch."""
-        model = self.model
-        ties = {
-            "model.masks=official": model.masks == "official",
-            "model.context=attention": model.context == "attention",
-            "model.segment_context=group": model.segment_context == "group",
-        }
-        return [name for name, tied in ties.items() if tied]
+    @property
+    def ranking(self) -> str:
+        """By what answers are ordered, see `EvaluateConfig.rank_by`: one of the network's rankings."""
+        if self.evaluate.rank_by != "auto":
+            return self.evaluate.rank_by
+        return "class" if any(self.hindrances_to_rank_by_frames()) else "frames"
 
     def hindrances_to_rank_by_frames(self) -> Iterator[str]:
-        """Say why answers cannot be ordered by the frame classifier, if so."""
-        if self.model.encoder_loss != "bce":
-            yield f"evaluate.rank_by: frames needs model.encoder_loss bce, found {self.model.encoder_loss}"
-        if self.dataset.reader == "qvhighlights":
-            yield "evaluate.rank_by: frames takes one moment a query for granted, qvhighlights has several; use class"
+        """Say why answers cannot be ordered by the frames that the network finds, if so."""
+        if "frames" not in self.model.rankings():
+            yield "evaluate.rank_by: frames needs a network that tells them, such as one with model.encoder_loss bce"
+        if self.reader.several_moments:
+            yield (
+                "evaluate.rank_by: frames takes one moment a query for granted, "
+                f"{self.dataset.reader} has several; use class"
+            )
 
     def to_yaml(self) -> str:
         """Write the complete configuration, such that `load_config` reads it back."""
         return yaml.safe_dump(to_plain(self), sort_keys=False, width=100)
 
 
-DERIVED = ("video_dim", "text_dim", "word_classes")
-"""Sizes of the network that follow from the features and cannot be set."""
-
-
 def to_plain(value: Any) -> Any:
-    """Turn dataclasses into what YAML and JSON can hold, without derived sizes."""
+    """Turn dataclasses into what YAML and JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [f.name for f in dataclasses.fields(value) if f.name not in DERIVED]
-        return {name: to_plain(getattr(value, name)) for name in names}
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

@@ -17,8 +17,7 @@ from mesm.datasets.targets import (
     ROWS_SHARE_DURATION,
     prepare_video,
 )
-from mesm.model import Layout
-from mesm.model.layouts import to_device
+from mesm.model.layouts import Layout, to_device
 from mesm.pipeline.config.schema import DatasetConfig
 
 RESIDENT_SHARE = 0.5

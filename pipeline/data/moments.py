@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,17 +25,18 @@ from mesm.datasets.targets import (
     sample_windows,
 )
 from mesm.datasets.text.vocabulary import Vocabulary
-from mesm.model import Batch, Targets, WordMask
+from mesm.model.batch import Batch, Targets, WordMask, Words
 from mesm.model.layouts import to_device
+from mesm.model.network import Draw
 from mesm.pipeline.config.schema import DatasetConfig
 from mesm.pipeline.data.draws import draw_masked_words, draw_negatives
 from mesm.pipeline.data.frames import Crops, FrameTable
-from mesm.pipeline.data.texts import TextSource, Words
+from mesm.pipeline.data.texts import QueryWords, TextSource
 
 
 @dataclass(frozen=True)
 class _Query:
-    words: Words
+    words: QueryWords
     labels: np.ndarray
     unknown: np.ndarray
     targets: QueryTargets | None
@@ -56,14 +58,14 @@ class MomentData:
         self.annotations = list(annotations)
         self.frames, self.config = frames, config
         self.text_dim = text.dim
-        cache: dict[str, tuple[Words, np.ndarray, np.ndarray]] = {}
+        cache: dict[str, tuple[QueryWords, np.ndarray, np.ndarray]] = {}
         self._queries = [self._prepare(a, text, vocabulary, cache) for a in self.annotations]
         has_targets = all(query.targets is not None for query in self._queries)
         by_start = [q.targets.start_idx if q.targets else 0 for q in self._queries]
         self.groups: list[Group] = group_queries(
             self.annotations,
             config.group_by,
-            order=by_start if config.group_by == "video" or not has_targets else None,
+            order=by_start if config.group_by != "youtube-id" or not has_targets else None,
             max_queries=config.max_queries_per_group,
             seed=seed,
         )
@@ -82,7 +84,7 @@ class MomentData:
         annotation: Annotation,
         text: TextSource,
         vocabulary: Vocabulary,
-        cache: dict[str, tuple[Words, np.ndarray, np.ndarray]],
+        cache: dict[str, tuple[QueryWords, np.ndarray, np.ndarray]],
     ) -> _Query:
         if annotation.query not in cache:
             words = text.words(annotation.query)
@@ -136,11 +138,11 @@ class MomentData:
         indices: Sequence[int],
         groups: Sequence[int],
         generator: np.random.Generator | None = None,
-        with_saliency: bool = True,
+        draws: Draw = Draw.NONE,
         part: range | None = None,
         crop: float = 0.0,
     ) -> Batch:
-        """Cut a batch. With a generator it is one to train on: negatives, masked words and targets are drawn.
+        """Cut a batch. With a generator it is one to train on, with targets and what the network draws.
 
         crop: probability that of a video only a random part is shown, which holds the moments of all its queries.
 
@@ -150,23 +152,29 @@ class MomentData:
         if generator is None:
             return self._inputs(indices, groups)
         crops = self._crops(indices, crop, generator) if crop > 0 else {}
-        negative = draw_negatives(np.asarray(groups), generator) if with_saliency else None
-        words, masks = self._word_masks(indices, generator)
-        targets = self._targets(indices, crops, generator)
+        negative = self._negatives(groups, generator, draws)
+        word_masks = self._word_masks(indices, generator) if Draw.MASKED_WORDS in draws else None
+        targets = self._targets(indices, crops, generator, Draw.ROW_PAIRS in draws)
         own = np.arange(len(indices)) if part is None else np.arange(part.start, part.stop)
         lent = np.array([], int) if negative is None else np.setdiff1d(negative[own], own)
         order = np.concatenate((own, lent))
         batch = self._inputs([indices[i] for i in order], [groups[i] for i in order], crops)
-        device, widest = batch.words.device, batch.frames.width
-        batch.answered = len(own) if len(lent) else 0
+        device, widest = batch.video.device, batch.frames.width
+        place = {query: number for number, query in enumerate(order.tolist())}
+        changes: dict[str, Any] = {"answered": len(own) if len(lent) else 0}
         if negative is not None:
-            place = {query: number for number, query in enumerate(order.tolist())}
-            batch.negative_query = to_device(np.array([place[i] for i in negative[own].tolist()]), device)
-        width = batch.words.shape[1]
-        masked, unknown, labels = (to_device(_fitted(array[own], width), device) for array in (words, *masks))
-        batch.word_mask = WordMask(masked, unknown, labels)
-        batch.targets = targets.rows(own, widest, device)
-        return batch
+            changes["negative_query"] = to_device(np.array([place[i] for i in negative[own].tolist()]), device)
+        if word_masks is not None:
+            width = batch.words.mask.shape[1]
+            changes["word_mask"] = WordMask(*(to_device(_fitted(array[own], width), device) for array in word_masks))
+        return replace(batch, targets=targets.rows(own, widest, device), **changes)
+
+    @staticmethod
+    def _negatives(groups: Sequence[int], generator: np.random.Generator, draws: Draw) -> np.ndarray | None:
+        """(N,) the place of each query's negative query, if there are any."""
+        if Draw.OTHER_QUERY in draws:
+            return draw_negatives(np.asarray(groups), generator)
+        return np.roll(np.arange(len(groups)), -1) if Draw.NEXT_QUERY in draws else None
 
     def _crops(self, indices: Sequence[int], chance: float, generator: np.random.Generator) -> Crops:
         """Draw which videos of a batch are cropped, and to which rows [first, stop)."""
@@ -195,9 +203,7 @@ class MomentData:
             frames=layout,
             video_of_query=tuple(number[self.annotations[i].video_id] for i in indices),
             group_of_query=tuple(groups),
-            words=words,
-            words_mask=to_device(words_mask, words.device),
-            word_lengths=tuple(words_mask.sum(1).tolist()),
+            words=Words(words, to_device(words_mask, words.device), tuple(words_mask.sum(1).tolist())),
         )
 
     def _word_batch(self, indices: Sequence[int]) -> tuple[Tensor, np.ndarray]:
@@ -210,7 +216,7 @@ class MomentData:
 
     def _word_masks(
         self, indices: Sequence[int], generator: np.random.Generator
-    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw the words that are masked, (N, W) bool; also which are unknown, and the class of each."""
         lengths = np.array([len(self._queries[i].labels) for i in indices])
         shape = (len(indices), int(lengths.max()))
@@ -220,9 +226,11 @@ class MomentData:
             width = len(query.labels)
             weights[row, :width], labels[row, :width] = query.words.weights, query.labels
             unknown[row, :width] = query.unknown
-        return draw_masked_words(weights, lengths, generator), (unknown, labels)
+        return draw_masked_words(weights, lengths, generator), unknown, labels
 
-    def _targets(self, indices: Sequence[int], crops: Crops, generator: np.random.Generator) -> _Targets:
+    def _targets(
+        self, indices: Sequence[int], crops: Crops, generator: np.random.Generator, with_pairs: bool
+    ) -> _Targets:
         videos = [self.annotations[i].video_id for i in indices]
         ranges = np.array([crops.get(video, (0, self.frames.lengths[video])) for video in videos])
         lengths = ranges[:, 1] - ranges[:, 0]
@@ -240,6 +248,8 @@ class MomentData:
             clip_mask[row, :rows], relevant[row, :rows] = targets.clip_mask, targets.relevant
             saliency[row, :rows] = targets.saliency
             chosen.append(targets.windows[sample_windows(len(targets.windows), self.config.max_windows, generator)])
+        if not with_pairs:
+            return _Targets(chosen, clip_mask, saliency, None, None)
         has_scores = any(self.annotations[i].saliency is not None for i in indices)
         valid = np.arange(shape[1]) < lengths[:, None]
         positive, negative = sample_pos_neg(relevant, valid, generator, saliency if has_scores else None)
@@ -253,8 +263,8 @@ class _Targets:
     windows: list[np.ndarray]
     clip_mask: np.ndarray
     saliency: np.ndarray
-    positive: np.ndarray
-    negative: np.ndarray
+    positive: np.ndarray | None
+    negative: np.ndarray | None
 
     def rows(self, own: np.ndarray, width: int, device: torch.device) -> Targets:
         """Return those of some queries, their frames in the given width."""
@@ -267,8 +277,8 @@ class _Targets:
             window_counts=tuple(map(len, chosen)),
             clip_mask=to_device(_fitted(self.clip_mask[own], width), device),
             saliency=to_device(_fitted(self.saliency[own], width), device),
-            positive=to_device(self.positive[own], device),
-            negative=to_device(self.negative[own], device),
+            positive=None if self.positive is None else to_device(self.positive[own], device),
+            negative=None if self.negative is None else to_device(self.negative[own], device),
         )
 
 

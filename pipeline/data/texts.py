@@ -25,8 +25,7 @@ from mesm.datasets.text.vocabulary import (
 )
 from mesm.datasets.text.word_vectors import PADDING_ROW, UNKNOWN, WordVectors
 from mesm.datasets.text.words import piece_weights, split_words, word_weights
-from mesm.pipeline.config.schema import DatasetConfig, TextFeatureConfig
-from mesm.pipeline.data.folders import find_features
+from mesm.pipeline.config.schema import TextFeatureConfig
 
 WORD_EPS = 1e-5
 
@@ -39,7 +38,7 @@ WORD_TABLE_FILE = "glove.safetensors"
 
 
 @dataclass(frozen=True)
-class Words:
+class QueryWords:
     """The words of one query."""
 
     vectors: np.ndarray
@@ -55,7 +54,7 @@ class TextSource(Protocol):
 
     dim: int
 
-    def words(self, query: str) -> Words:
+    def words(self, query: str) -> QueryWords:
         """Return at most `max_words` words of a query."""
 
     def make_vocabulary(self, queries: Sequence[str], annotations: Path | None) -> Vocabulary:
@@ -77,13 +76,13 @@ class EncodedText:
     def __init__(self, dim: int, config: TextFeatureConfig, max_words: int) -> None:
         self.dim, self.config, self.max_words = dim, config, max_words
 
-    def words_of_states(self, states: np.ndarray, token_ids: np.ndarray) -> Words:
+    def words_of_states(self, states: np.ndarray, token_ids: np.ndarray) -> QueryWords:
         """Keep the start token, the first words and the end token of longer texts."""
         if len(token_ids) > self.max_words:
             kept = [*range(self.max_words - 1), len(token_ids) - 1]
             states, token_ids = states[kept], token_ids[kept]
         ids = tuple(int(token) for token in token_ids)
-        return Words(normalise_words(states), ids, self._weights(ids))
+        return QueryWords(normalise_words(states), ids, self._weights(ids))
 
     def _weights(self, ids: tuple[int, ...]) -> np.ndarray:
         if self.config.encoder == "clip-text":
@@ -108,7 +107,7 @@ class EncodedText:
             return read_clip_counts(published, size)
         return count_tokens((self.words(query).tokens for query in queries), size, CLIP_START_ID, CLIP_END_ID)
 
-    def words(self, query: str) -> Words:
+    def words(self, query: str) -> QueryWords:
         """Return the words of a query."""
         raise NotImplementedError
 
@@ -124,7 +123,7 @@ class StoredText(EncodedText):
         super().__init__(int(folder.spec["dim"]), config, max_words)
         self.folder = folder
 
-    def words(self, query: str) -> Words:
+    def words(self, query: str) -> QueryWords:
         """Return the words of a query whose text was extracted; FeatureError if it was not."""
         key = text_key(query)
         if key not in self.folder:
@@ -142,7 +141,7 @@ class LiveText(EncodedText):
         super().__init__(encoder.dim, config, max_words)
         self.encoder = encoder
 
-    def words(self, query: str) -> Words:
+    def words(self, query: str) -> QueryWords:
         """Encode a query."""
         features = self.encoder.encode([query])[0]
         return self.words_of_states(features.tokens, features.token_ids)
@@ -167,7 +166,7 @@ class VectorText:
         if state:
             self.unknown_vector = np.asarray(state["unknown_vector"], np.float32)
 
-    def words(self, query: str) -> Words:
+    def words(self, query: str) -> QueryWords:
         """Return the words of a query that have a vector, or all of them with the vector of unknown words.
 
         A query without any known word becomes one unknown word, so that it still has an answer.
@@ -178,7 +177,7 @@ class VectorText:
         words = words[: self.max_words] or [""]
         vectors = np.where(self._known(words)[:, None], self.table.lookup(words), self.unknown_vector)
         weights = word_weights(words, self.config.word_weights).astype(np.float32)
-        return Words(normalise_words(vectors), tuple(words), weights)
+        return QueryWords(normalise_words(vectors), tuple(words), weights)
 
     def _known(self, words: Sequence[str]) -> np.ndarray:
         rows = self.table.rows(words)
@@ -205,15 +204,6 @@ def find_counts(annotations: Path | None, name: str) -> Path | None:
         return None
     folder = annotations if annotations.is_dir() else annotations.parent
     return next((path for path in (folder / name, folder / "annotations" / name) if path.is_file()), None)
-
-
-def open_text(root: Path, config: TextFeatureConfig, dataset: DatasetConfig) -> tuple[TextSource, str]:
-    """Open the text features below `root`; returns them and their fingerprint. Raises FeatureError."""
-    if config.encoder == "glove":
-        table = WordVectors.load(root / WORD_TABLE_FILE)
-        return VectorText(table, config, dataset.max_words), table_fingerprint(table)
-    folder = find_features(root, config.encoder, config.fingerprint)
-    return StoredText(folder, config, dataset.max_words), folder.fingerprint
 
 
 def table_fingerprint(table: WordVectors) -> str:

@@ -33,6 +33,7 @@ from mesm.pipeline.report.table import render_rich, render_text
 from mesm.pipeline.report.thumbnails import thumbnails
 from mesm.pipeline.run.console import ProgressBar, say
 from mesm.pipeline.train.recipe import train
+from mesm.pipeline.workspace import Workspace
 
 PAGE = "demo.html"
 SHOWN_QUERIES = 3
@@ -72,15 +73,14 @@ def run_demo(out: Path, videos: int, seed: int) -> None:
         corpus = generate_corpus(
             out / "corpus", videos=videos, seed=seed, on_progress=lambda done, total: bar.update(done)
         )
+    workspace = Workspace(config, corpus.annotations, out / "features", device)
     with clock.stage("extract"):
-        report = extract_stage.extract(
-            config, corpus.videos, out / "features", corpus.annotations, device, WeightSources()
-        )
+        report = extract_stage.extract(workspace, corpus.videos, WeightSources())
         if not report.complete:
             lines = extract_stage.describe_failures(report.videos.failed, report.missing)
             raise PipelineError("the demo's own videos could not be extracted:\n" + "\n".join(lines))
     with clock.stage("train"):
-        train(config, corpus.annotations, out / "features", out / "run", device)
+        train(workspace, out / "run")
     with clock.stage("evaluate"):
         result = evaluate(out / "run", corpus.annotations, out / "features", [], device, published=False)[0]
     table = metrics_table(result.scores)

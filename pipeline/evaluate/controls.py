@@ -12,8 +12,7 @@ from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.moments import MomentData
 from mesm.pipeline.evaluate.baselines import WHOLE_VIDEO, fit_fixed_window
 from mesm.pipeline.evaluate.metrics import Scores, evaluate_predictions
-from mesm.pipeline.evaluate.predict import predict
-from mesm.pipeline.evaluate.protocol_of import protocol_of
+from mesm.pipeline.evaluate.predict import predict, protocol_of
 from mesm.pipeline.evaluate.trained import TrainedModel
 
 
@@ -48,7 +47,7 @@ def control_scores(trained: TrainedModel, data: MomentData) -> dict[str, Scores]
     fixed = _with_durations(data)
     return {
         name: evaluate_predictions(
-            predict(trained.model, fixed.with_frames(table), trained.config),
+            predict(trained.network, fixed.with_frames(table), trained.config),
             data.annotations,
             protocol_of(trained.config),
         )

@@ -14,16 +14,15 @@ from mesm.pipeline.evaluate.protocols import Protocol
 DECIMALS = 4
 
 
-def windows_from_spans(
-    spans: np.ndarray, scores: np.ndarray, durations_s: np.ndarray, protocol: Protocol
+def windows_in_seconds(
+    fractions: np.ndarray, scores: np.ndarray, durations_s: np.ndarray, protocol: Protocol
 ) -> list[np.ndarray]:
-    """Turn spans into post-processed windows.
+    """Turn a network's answers into post-processed windows.
 
-    spans (N, M, 2): centre and width in fractions of the duration; scores (N, M); durations_s (N,) seconds.
+    fractions (N, M, 2) float64: start and end in fractions of the duration; scores (N, M); durations_s (N,) seconds.
     Returns N arrays (at most M, 3) float64: start s, end s, score, best first.
     """
-    centre, half = spans[..., 0].astype(np.float64), spans[..., 1].astype(np.float64) / 2
-    bounds = np.stack([centre - half, centre + half], axis=-1) * np.asarray(durations_s)[:, None, None]
+    bounds = fractions * np.asarray(durations_s)[:, None, None]
     windows = np.concatenate([bounds, np.asarray(scores, np.float64)[..., None]], axis=-1)
     return postprocess_windows(windows, durations_s, protocol)
 

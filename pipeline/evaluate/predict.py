@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
-from mesm.model import Mesm, span_scores
+from mesm.model.network import Network
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.moments import MomentData
 from mesm.pipeline.evaluate.metrics import Scores, evaluate_predictions
-from mesm.pipeline.evaluate.postprocessing import windows_from_spans
+from mesm.pipeline.evaluate.postprocessing import windows_in_seconds
 from mesm.pipeline.evaluate.predictions import Prediction
-from mesm.pipeline.evaluate.protocol_of import protocol_of
+from mesm.pipeline.evaluate.protocols import Protocol, find_protocol
 from mesm.pipeline.run.distributed import ALONE, World
 from mesm.pipeline.run.precision import half_precision
 
 
+def protocol_of(config: Config) -> Protocol:
+    """Return how this configuration's predictions are post-processed and scored."""
+    published, clip_len_s = config.evaluate.published, config.dataset.clip_len
+    protocol = find_protocol(config.reader.protocol, published=published, clip_len_s=clip_len_s)
+    return replace(protocol, nms_iou=config.evaluate.nms if config.evaluate.nms >= 0 else None)
+
+
 @torch.inference_mode()
-def predict(model: Mesm, data: MomentData, config: Config, world: World = ALONE) -> list[Prediction]:
+def predict(network: Network, data: MomentData, config: Config, world: World = ALONE) -> list[Prediction]:
     """Answer every query of a split, in the order of its annotations; several processes share the work."""
     protocol, size = protocol_of(config), config.evaluate.batch_groups
-    device = next(model.parameters()).device
+    device = next(network.parameters()).device
     predictions: dict[int, Prediction] = {}
     numbers = world.share(_by_length(data))
     for start in range(0, len(numbers), size):
         indices, groups = data.queries_of(numbers[start : start + size])
         with half_precision(device, config.train.precision):
             batch = data.batch(indices, groups)
-            output = model(batch).float()
-        scores = span_scores(output, batch, config.ranks_by_frames).cpu().numpy()
-        spans, saliency = output.spans[0].cpu().numpy(), output.saliency.cpu().numpy()
+            output = network(batch)
+        answers = network.decode(output.float(), batch, config.ranking)
         durations = np.array([data.duration(i) for i in indices])
-        windows = windows_from_spans(spans, scores, durations, protocol)
+        windows = windows_in_seconds(answers.windows.cpu().numpy(), answers.scores.cpu().numpy(), durations, protocol)
+        saliency = answers.saliency.cpu().numpy()
         for row, i in enumerate(indices):
             annotation = data.annotations[i]
             rows = data.frames.lengths[annotation.video_id]
@@ -56,6 +65,6 @@ def _by_length(data: MomentData) -> list[int]:
     return sorted(range(len(lengths)), key=lambda number: lengths[number])
 
 
-def evaluate_split(model: Mesm, data: MomentData, config: Config, world: World = ALONE) -> Scores:
+def evaluate_split(network: Network, data: MomentData, config: Config, world: World = ALONE) -> Scores:
     """Score the answers to a split."""
-    return evaluate_predictions(predict(model, data, config, world), data.annotations, protocol_of(config))
+    return evaluate_predictions(predict(network, data, config, world), data.annotations, protocol_of(config))

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from mesm.datasets.annotations.registry import Annotation
 from mesm.pipeline.evaluate.controls import baseline_scores, control_scores, training_durations
 from mesm.pipeline.evaluate.metrics import Scores, evaluate_predictions
-from mesm.pipeline.evaluate.predict import predict
+from mesm.pipeline.evaluate.predict import predict, protocol_of
 from mesm.pipeline.evaluate.predictions import save_predictions
-from mesm.pipeline.evaluate.protocol_of import protocol_of
-from mesm.pipeline.evaluate.trained import load_evaluation_data, load_trained
+from mesm.pipeline.evaluate.trained import TrainedModel, load_evaluation_data
 from mesm.pipeline.run.console import say
 
 
@@ -28,12 +25,10 @@ class Evaluation:
 
 
 def evaluate_run(
-    path: Path,
+    trained: TrainedModel,
     annotations: Mapping[str, Sequence[Annotation]],
     train: Sequence[Annotation],
     features: Path,
-    device: torch.device,
-    published: bool = False,
     controls: bool = False,
 ) -> list[Evaluation]:
     """Evaluate a run on splits (name -> queries), write its predictions, and score the baselines beside it.
@@ -41,15 +36,10 @@ def evaluate_run(
     controls: also score its answers when it sees nothing, and when it sees another video: what is left then was guessed
     from the sentence and from where moments usually lie.
     """
-    trained = load_trained(path, device)
-    if published:
-        trained = replace(
-            trained, config=replace(trained.config, evaluate=replace(trained.config.evaluate, published=True))
-        )
     results = []
     for split, queries in annotations.items():
-        data = load_evaluation_data(trained, queries, features, device)
-        predictions = predict(trained.model, data, trained.config)
+        data = load_evaluation_data(trained, queries, features)
+        predictions = predict(trained.network, data, trained.config)
         file = trained.folder / f"predictions-{split}.jsonl"
         save_predictions(file, predictions)
         durations = training_durations(train, trained.config, features)

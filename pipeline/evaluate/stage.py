@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,14 +15,15 @@ from mesm.pipeline.config.schema import Config, DatasetConfig
 from mesm.pipeline.data.splits import training_splits
 from mesm.pipeline.evaluate.controls import baseline_scores
 from mesm.pipeline.evaluate.metrics import evaluate_predictions
+from mesm.pipeline.evaluate.predict import protocol_of
 from mesm.pipeline.evaluate.predictions import load_predictions
-from mesm.pipeline.evaluate.protocol_of import protocol_of
 from mesm.pipeline.evaluate.run import Evaluation, evaluate_run
 from mesm.pipeline.evaluate.tables import metrics_table
 from mesm.pipeline.evaluate.trained import load_trained
 from mesm.pipeline.report.run import write_run_report
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
+from mesm.pipeline.workspace import Workspace
 
 HELD_BACK = "validation"
 """Stands for the queries that were held back from training to choose the best epoch."""
@@ -37,10 +39,12 @@ def evaluate(
     controls: bool = False,
 ) -> list[Evaluation]:
     """Evaluate a run directory; without `splits`, on the test splits of its configuration."""
-    config = load_trained(run, torch.device("cpu")).config
-    place = annotations or (Path(config.dataset.annotations) if config.dataset.annotations else None)
-    if place is None:
-        raise PipelineError("no annotations were given: use --annotations with their folder or file")
+    trained = load_trained(run, device)
+    config = trained.config
+    if published:
+        config = replace(config, evaluate=replace(config.evaluate, published=True))
+        trained = replace(trained, config=config)
+    place = Workspace(config, annotations, features, device).require_annotations()
     wanted = list(splits) or list(config.dataset.test_splits)
     train = _training_queries(config, place)
     queries = {}
@@ -49,8 +53,8 @@ def evaluate(
             train, queries[split], _ = training_splits(config, place)
         else:
             queries[split] = read_annotations(config.dataset.reader, place, split)
-    results = evaluate_run(run, queries, train, features, device, published, controls)
-    folder = run if run.is_dir() else run.parent
+    results = evaluate_run(trained, queries, train, features, controls)
+    folder = trained.folder
     record = {r.split: {name: scores.as_record() for name, scores in r.scores.items()} for r in results}
     RunDirectory(folder).write_json("evaluation.json", record)
     protocol = next(iter(results[0].scores.values())).protocol

@@ -38,7 +38,7 @@ SELECT_ON = {
 """The split that the published code chose its best epoch on; QVHighlights has a validation split."""
 
 
-_RELEASED = {
+RELEASED = {
     "clip": "clip_image.hdf5",
     "slowfast-8x8-r50": "slowfast.hdf5",
     "vgg16": "vgg.hdf5",

@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from mesm.datasets.annotations.registry import Annotation, read_annotations
 from mesm.datasets.errors import DatasetError
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import Config, VideoFeatureConfig
-from mesm.pipeline.data.folders import find_features, open_streams
+from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import check_durations
-from mesm.pipeline.data.texts import WORD_TABLE_FILE, open_text, texts_of
+from mesm.pipeline.data.text_kinds import text_kind
+from mesm.pipeline.data.texts import texts_of
 from mesm.pipeline.evaluate.stage import evaluate
-from mesm.pipeline.experiments.paper import _RELEASED, EPOCHS, PAPER
+from mesm.pipeline.experiments.paper import EPOCHS, PAPER, RELEASED
 from mesm.pipeline.experiments.seeds import seed_directory, train_seeds
 from mesm.pipeline.report.table import MetricsTable
 from mesm.pipeline.run.console import say
+from mesm.pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,10 @@ def setting_config(setting: str, published: bool, overrides: Sequence[str]) -> C
     return load_config(setting, [*fixed, *overrides])
 
 
-def check(config: Config, annotations: Path, features: Path) -> list[Check]:
+def check(workspace: Workspace) -> list[Check]:
     """Look for everything that training and evaluation read."""
     rows, queries = [], []
+    config, features, annotations = workspace.config, workspace.features, workspace.require_annotations()
     dataset = config.dataset
     for split in dict.fromkeys((dataset.train_split, dataset.validation_split, *dataset.test_splits)):
         if not split:
@@ -65,7 +66,7 @@ def check(config: Config, annotations: Path, features: Path) -> list[Check]:
 
 def _check_stream(stream: VideoFeatureConfig, queries: list[Annotation], features: Path) -> Check:
     name = f"features, {stream.encoder}"
-    released = _RELEASED[stream.encoder]
+    released = RELEASED[stream.encoder]
     advice = (
         f"import the released file: mesm-pipeline import-features {released} --name {stream.encoder} "
         f"--clip-len {stream.clip_len:g} --features {features}; or make them: mesm-pipeline extract --videos VIDEOS "
@@ -85,23 +86,16 @@ def _check_stream(stream: VideoFeatureConfig, queries: list[Annotation], feature
 
 
 def _check_text(config: Config, queries: list[Annotation], features: Path) -> Check:
-    text = config.features.text
-    name = f"text, {text.encoder}"
+    encoder = config.features.text.encoder
+    name, kind = f"text, {encoder}", text_kind(encoder)
     try:
-        source, fingerprint = open_text(features, text, config.dataset)
-        if text.encoder != "glove":
-            folder = find_features(features, text.encoder, text.fingerprint)
-            for query in texts_of(queries):
-                source.words(query)
-            return Check(name, f"{len(folder)} texts, fingerprint {fingerprint[:12]}")
+        text = kind.from_folder(features, config)
+        for query in () if kind.is_table else texts_of(queries):
+            text.source.words(query)
     except (DatasetError, PipelineError, OSError) as error:
-        how = (
-            f"extract makes {WORD_TABLE_FILE} from glove.6B.300d.txt, import-features from glove.pkl"
-            if text.encoder == "glove"
-            else "encode the queries: mesm-pipeline extract --config CONFIG --annotations ANNOTATIONS, without --videos"
-        )
-        return Check(name, "", f"{error}; {how}")
-    return Check(name, f"word vectors, fingerprint {fingerprint[:12]}")
+        return Check(name, "", f"{error}; {kind.advice}")
+    found = "word vectors" if kind.is_table else f"{len(texts_of(queries))} texts"
+    return Check(name, f"{found}, fingerprint {text.fingerprint[:12]}")
 
 
 def describe(rows: Sequence[Check]) -> str:
@@ -115,29 +109,23 @@ def describe(rows: Sequence[Check]) -> str:
 
 
 def reproduce(
-    setting: str,
-    config: Config,
-    annotations: Path,
-    features: Path,
-    out: Path,
-    device: torch.device,
-    seeds: Sequence[int],
-    select_on: str,
+    setting: str, workspace: Workspace, out: Path, seeds: Sequence[int], select_on: str
 ) -> dict[str, MetricsTable]:
     """Check, train every seed, evaluate, and set the paper's row beside ours, split by split.
 
     Raises PipelineError that lists what is missing.
     """
-    rows = check(config, annotations, features)
+    rows = check(workspace)
     say(describe(rows))
     missing = [row.name for row in rows if not row.found]
     if missing:
         raise PipelineError(f"{setting} cannot be trained: {', '.join(missing)} missing, see above")
-    train_seeds(config, annotations, features, out, device, seeds, select_on)
+    train_seeds(workspace, out, seeds, select_on)
     figures: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:
         run = seed_directory(out, seed)
-        for result in evaluate(run, annotations, features, [], device, config.evaluate.published):
+        place = (workspace.annotations, workspace.features)
+        for result in evaluate(run, *place, [], workspace.device, workspace.config.evaluate.published):
             figures.setdefault(result.split, []).append(_brief(next(iter(result.scores.values())).brief()))
     return {split: compare(setting, split, found) for split, found in figures.items()}
 

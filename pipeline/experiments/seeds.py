@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from mesm.pipeline.config.errors import PipelineError
-from mesm.pipeline.config.schema import Config
 from mesm.pipeline.report.table import MetricsTable
 from mesm.pipeline.run.checkpoint import BEST
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
 from mesm.pipeline.train.recipe import train
+from mesm.pipeline.workspace import Workspace
 
 FIGURES = {
     "R1@0.3": "MR-full-R1@0.3",
@@ -42,21 +40,13 @@ def seed_directory(out: Path, seed: int) -> Path:
     return out / f"seed-{seed}"
 
 
-def train_seeds(
-    config: Config,
-    annotations: Path,
-    features: Path,
-    out: Path,
-    device: torch.device,
-    seeds: Sequence[int],
-    select_on: str = "",
-) -> dict[int, RunDirectory]:
+def train_seeds(workspace: Workspace, out: Path, seeds: Sequence[int], select_on: str = "") -> dict[int, RunDirectory]:
     """Train the configuration with each seed, one after the other; finished ones are not trained again."""
-    runs = {}
+    runs, config = {}, workspace.config
     for seed in seeds:
         say(f"--- seed {seed}")
-        own = replace(config, train=replace(config.train, seed=seed))
-        runs[seed] = train(own, annotations, features, seed_directory(out, seed), device, select_on)
+        own = replace(workspace, config=replace(config, train=replace(config.train, seed=seed)))
+        runs[seed] = train(own, seed_directory(out, seed), select_on)
     return runs
 
 

@@ -17,6 +17,7 @@ from mesm.extractors.encoders import glove
 from mesm.extractors.weights.sources import WeightsFile, WeightSources, WeightsRequest
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
+from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import WORD_TABLE_FILE, texts_of
 from mesm.pipeline.extract.encoders import build_text_encoder, build_video_encoders, feature_folder
 from mesm.pipeline.extract.failures import Failure
@@ -24,6 +25,7 @@ from mesm.pipeline.extract.run import ExtractionSummary, extract_texts, extract_
 from mesm.pipeline.extract.videos import VideoItem, collect_videos, select_videos
 from mesm.pipeline.run.console import ProgressBar, say
 from mesm.pipeline.run.memory import keep_freed_memory
+from mesm.pipeline.workspace import Workspace
 
 SHOWN = 10
 
@@ -45,14 +47,7 @@ class ExtractReport:
 
 
 def extract(
-    config: Config,
-    videos: Path | None,
-    features: Path,
-    annotations: Path | None,
-    device: torch.device,
-    sources: WeightSources,
-    limit: int = 0,
-    shard: str = "",
+    workspace: Workspace, videos: Path | None, sources: WeightSources, limit: int = 0, shard: str = ""
 ) -> ExtractReport:
     """Extract the features of every video of a folder, and of the annotations' queries, that are not there yet.
 
@@ -60,7 +55,8 @@ def extract(
 
     limit: only that many videos, the first by name (0: all); shard: `i/n`, every n-th video from the i-th (0-based).
     """
-    queries = [] if annotations is None else read_all_splits(config, annotations)
+    config, features, device = workspace.config, workspace.features, workspace.device
+    queries = [] if workspace.annotation_place is None else read_all_splits(config, workspace.require_annotations())
     if videos is None:
         if not queries:
             raise PipelineError("nothing to extract: give --videos with a folder of videos, or --annotations, or both")
@@ -121,7 +117,7 @@ def extract_queries(
 ) -> int:
     """Encode the queries that are not there yet; returns how many were encoded."""
     texts = texts_of(annotations)
-    if config.features.text.encoder == glove.NAME:
+    if text_kind(config.features.text.encoder).is_table:
         return extract_word_vectors(config, texts, features, sources)
     encoder = build_text_encoder(config.features.text, device, sources)
     done = extract_texts(texts, encoder, feature_folder(features, encoder))

@@ -48,11 +48,9 @@ def merge_windows(windows: np.ndarray, duration_s: float, single: bool) -> np.nd
     return windows[non_maximum_suppression(windows[None], MERGE_IOU)[0]]
 
 
-def windows_within(spans: np.ndarray, scores: np.ndarray, offset_s: float, length_s: float) -> np.ndarray:
-    """Turn spans (Q, 2) of a piece that begins at `offset_s` into windows in seconds and their scores: (Q, 3)."""
-    centre, half = spans[:, 0].astype(np.float64), spans[:, 1].astype(np.float64) / 2
-    bounds = np.stack([centre - half, centre + half], axis=1).clip(0, 1) * length_s + offset_s
-    return np.concatenate([bounds, scores[:, None]], axis=1)
+def windows_within(fractions: np.ndarray, scores: np.ndarray, offset_s: float, length_s: float) -> np.ndarray:
+    """Turn windows (K, 2) in fractions of a piece that begins at `offset_s` into seconds, with their scores: (K, 3)."""
+    return np.concatenate([fractions.clip(0, 1) * length_s + offset_s, scores[:, None]], axis=1)
 
 
 def stretch(values: np.ndarray, rows: int) -> np.ndarray:

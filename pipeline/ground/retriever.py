@@ -23,17 +23,19 @@ from mesm.datasets.shards.folder import FeatureFolder
 from mesm.extractors.contracts import VideoEncoder
 from mesm.extractors.errors import VideoError
 from mesm.extractors.weights.sources import WeightSources
-from mesm.model import Batch, Layout, span_scores
+from mesm.model.batch import Batch, Words
+from mesm.model.layouts import Layout
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
-from mesm.pipeline.data.texts import LiveText, TextSource, VectorText
-from mesm.pipeline.evaluate.trained import TrainedModel, load_trained, refuse_other_features
-from mesm.pipeline.extract.encoders import build_text_encoder, build_video_encoders, encoder_fingerprint, feature_folder
+from mesm.pipeline.data.text_kinds import text_kind
+from mesm.pipeline.data.texts import TextSource
+from mesm.pipeline.evaluate.trained import TrainedModel, load_trained
+from mesm.pipeline.extract.encoders import build_video_encoders, encoder_fingerprint, feature_folder
 from mesm.pipeline.extract.run import extract_videos
 from mesm.pipeline.extract.videos import VideoItem
 from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Moment
 from mesm.pipeline.ground.pieces import PIECES_PER_BATCH, cut_pieces, merge_windows, stretch, windows_within
-from mesm.pipeline.run.checkpoint import BEST
+from mesm.pipeline.run.checkpoint import BEST, refuse_other_features
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
 
@@ -65,7 +67,7 @@ class MomentRetriever:
 
     def __init__(self, trained: TrainedModel, encoders: Sequence[VideoEncoder], text: TextSource) -> None:
         self.trained, self.encoders, self.text = trained, list(encoders), text
-        self.device = next(trained.model.parameters()).device
+        self.device = next(trained.network.parameters()).device
 
     @property
     def config(self) -> Config:
@@ -92,15 +94,8 @@ class MomentRetriever:
         config = trained.config
         encoders = build_video_encoders(config, device, sources)
         found = {encoder.name: encoder_fingerprint(encoder) for encoder in encoders}
-        text: TextSource
-        if config.features.text.encoder == "glove":
-            table, state = trained.word_table(features), trained.checkpoint.meta["text"]
-            text = VectorText(table, config.features.text, config.dataset.max_words, state)
-            found["glove"] = trained.checkpoint.meta["fingerprints"].get("glove", "")
-        else:
-            encoder = build_text_encoder(config.features.text, device, sources)
-            text = LiveText(encoder, config.features.text, config.dataset.max_words)
-            found[encoder.name] = encoder_fingerprint(encoder)
+        text = text_kind(config.features.text.encoder).live(trained.text, features, config, device, sources)
+        found[text.encoder] = text.fingerprint
         try:
             refuse_other_features(trained.checkpoint.meta["fingerprints"], found, trained.path)
         except PipelineError as error:
@@ -108,7 +103,7 @@ class MomentRetriever:
             if "imported" not in trained.checkpoint.meta and not trained.checkpoint.meta.get("imported_features"):
                 raise
             say(f"warning: {error}")
-        return cls(trained, encoders, text)
+        return cls(trained, encoders, text.source)
 
     def encode_video(self, path: str | Path, cache: Path | None = None) -> EncodedVideo:
         """Decode a video once and encode it with every encoder.
@@ -147,19 +142,16 @@ class MomentRetriever:
         if not query.strip():
             raise PipelineError("the query is empty; describe the moment in a sentence")
         words = self.text.words(query.strip())
-        pieces = cut_pieces(video, self.config)
+        pieces, network = cut_pieces(video, self.config), self.trained.network
         windows: list[np.ndarray] = []
         saliency, count = np.zeros(video.rows, np.float32), np.zeros(video.rows, np.float32)
         for start in range(0, len(pieces), PIECES_PER_BATCH):
             some = pieces[start : start + PIECES_PER_BATCH]
             batch = self._batch([frames for _, _, frames in some], words.vectors)
-            output = self.trained.model(batch)
-            scores = span_scores(output, batch, self.config.ranks_by_frames).cpu().numpy()
-            spans = output.spans[0].cpu().numpy()
-            for (first, rows, frames), score, span, frame_score in zip(
-                some, scores, spans, output.saliency.cpu().numpy(), strict=True
-            ):
-                windows.append(windows_within(span, score, first * video.row_s, rows * video.row_s))
+            answers = network.decode(network(batch).float(), batch, self.config.ranking)
+            parts = (answers.windows.cpu().numpy(), answers.scores.cpu().numpy(), answers.saliency.cpu().numpy())
+            for (first, rows, frames), window, score, frame_score in zip(some, *parts, strict=True):
+                windows.append(windows_within(window, score, first * video.row_s, rows * video.row_s))
                 saliency[first : first + rows] += stretch(frame_score[: len(frames)], rows)
                 count[first : first + rows] += 1
         best = merge_windows(np.concatenate(windows), video.duration_s, single=len(pieces) == 1)
@@ -176,9 +168,7 @@ class MomentRetriever:
             frames=frames,
             video_of_query=tuple(range(n)),
             group_of_query=tuple(range(n)),
-            words=vectors,
-            words_mask=torch.ones(n, len(words), dtype=torch.bool, device=self.device),
-            word_lengths=(len(words),) * n,
+            words=Words(vectors, torch.ones(n, len(words), dtype=torch.bool, device=self.device), (len(words),) * n),
         )
 
 

@@ -29,12 +29,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mesm.datasets.text.vocabulary import CLIP_END_ID, CLIP_START_ID, Vocabulary, read_clip_counts, read_word_counts
+from mesm.datasets.text.vocabulary import Vocabulary
+from mesm.extractors.encoders.registry import ENCODERS
 from mesm.extractors.weights.sources import file_sha256
-from mesm.model import Mesm, MesmConfig
+from mesm.model.network import Sizes
+from mesm.model.networks.mesm import Mesm, MesmConfig
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import Config, to_plain
+from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import find_counts, make_unknown_vector
 from mesm.pipeline.importers.published_names import network_of, our_name, recognise
 from mesm.pipeline.run.checkpoint import BEST
@@ -45,7 +48,6 @@ TEXT_ENCODER_PREFIX = "text_encoder."
 """The frozen text encoder, whose weights are found by their own name here."""
 TEMPORAL_COLUMNS = 2
 """Start and end of each row: added to the frame features after `opt.json` was written."""
-CLIP_TEXT_DIM, GLOVE_DIM = 512, 300
 SHOWN = 20
 
 _UNREADABLE = (RuntimeError, ValueError, EOFError, KeyError, LookupError, AttributeError, TypeError)
@@ -70,9 +72,9 @@ def import_checkpoint(
     content = read_released(source, trust_pickle)
     tensors = _model_tensors(content, source)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    config, network = _match_setting(shapes, setting, source)
-    _check_options(_options(content, opt), network, opt)
-    state = _translate(tensors, network, source)
+    config, sizes = _match_setting(shapes, setting, source)
+    _check_options(_options(content, opt), sizes, opt)
+    state = _translate(tensors, config.model, sizes, source)
     vocabulary = _vocabulary(config, annotations)
     run = RunDirectory(out)
     digest = file_sha256(source)
@@ -82,10 +84,10 @@ def import_checkpoint(
     epoch = content.get("epoch")
     imported = {"source": source.name, "sha256": digest, "epoch": epoch if isinstance(epoch, int) else None}
     run.save(
-        BEST, {f"model.{name}": value for name, value in state.items()}, _meta(config, network, vocabulary, imported)
+        BEST, {f"model.{name}": value for name, value in state.items()}, _meta(config, sizes, vocabulary, imported)
     )
     say(f"{source.name}: {config.name}, {sum(v.numel() for v in state.values()):,} parameters, written to {out}")
-    if config.features.text.encoder == "glove":
+    if text_kind(config.features.text.encoder).is_table:
         say("its word vectors are not in the checkpoint: evaluation reads glove.safetensors beside the features")
     return run
 
@@ -155,19 +157,17 @@ def _model_tensors(content: Mapping[str, Any], source: Path) -> dict[str, Tensor
     return {name: value.float() for name, value in model.items() if name not in encoder}
 
 
-def _match_setting(
-    shapes: Mapping[str, tuple[int, ...]], setting: str | None, source: Path
-) -> tuple[Config, MesmConfig]:
-    """Return the configuration of the setting with this network's sizes, and the network's complete configuration."""
+def _match_setting(shapes: Mapping[str, tuple[int, ...]], setting: str | None, source: Path) -> tuple[Config, Sizes]:
+    """Return the configuration of the setting with this network's sizes, and those that follow from the features."""
     try:
-        found = network_of(shapes)
+        found, sizes = network_of(shapes)
         recognised = recognise(shapes)
     except KeyError as error:
         raise PipelineError(f"{source} is no MESM checkpoint: it has no parameter {error}") from error
     except (ValueError, IndexError) as error:
         raise PipelineError(f"{source} is no MESM checkpoint: a weight has an unexpected shape ({error})") from error
     config = load_config(setting or recognised.name)
-    problems = list(_contradictions(config, found))
+    problems = list(_contradictions(config, found, sizes))
     if problems:
         raise PipelineError(
             f"{source} was not trained in the setting {config.name}: "
@@ -177,25 +177,24 @@ def _match_setting(
     # The number of layers is the setting's: taken from the file, a lost layer would not be missed.
     network = dataclasses.replace(
         config.model,
-        video_dim=found.video_dim,
-        text_dim=found.text_dim,
-        word_classes=found.word_classes,
         dim=found.dim,
         feed_forward_dim=found.feed_forward_dim,
         queries=found.queries,
         masks="official",
         segment_context="group" if config.dataset.group_by == "youtube-id" else "clip",
     )
-    words = found.word_classes - (1 if config.features.text.encoder == "glove" else 3)
+    unknown = 1
+    markers = [marker for marker in text_kind(config.features.text.encoder).markers if marker is not None]
+    words = sizes.word_classes - unknown - len(markers)
     text = dataclasses.replace(config.features.text, vocabulary_size=words)
     features = dataclasses.replace(config.features, text=text)
-    return dataclasses.replace(config, model=network, features=features), network
+    return dataclasses.replace(config, model=network, features=features), sizes
 
 
-def _contradictions(config: Config, found: MesmConfig) -> Iterator[str]:
-    text_dim = GLOVE_DIM if config.features.text.encoder == "glove" else CLIP_TEXT_DIM
-    if found.text_dim != text_dim:
-        yield f"it reads words of {found.text_dim} numbers, the setting's have {text_dim}"
+def _contradictions(config: Config, found: MesmConfig, sizes: Sizes) -> Iterator[str]:
+    text_dim = ENCODERS[config.features.text.encoder].dim
+    if sizes.text_dim != text_dim:
+        yield f"it reads words of {sizes.text_dim} numbers, the setting's have {text_dim}"
     if found.separate_word_feed_forward != config.model.separate_word_feed_forward:
         has = "has" if found.separate_word_feed_forward else "lacks"
         yield f"it {has} feed-forward weights of the rebuilding of words (linear1_1)"
@@ -226,21 +225,21 @@ def _options(content: Mapping[str, Any], opt: Path | None) -> _Options | None:
     return _Options((width, width + TEMPORAL_COLUMNS), f"its options say v_feat_dim {width}")
 
 
-def _check_options(options: _Options | None, network: MesmConfig, opt: Path | None) -> None:
-    if options is not None and network.video_dim not in options.video_dims:
+def _check_options(options: _Options | None, sizes: Sizes, opt: Path | None) -> None:
+    if options is not None and sizes.video_dim not in options.video_dims:
         raise PipelineError(
-            f"the checkpoint's network reads frames of {network.video_dim - TEMPORAL_COLUMNS} numbers and "
+            f"the checkpoint's network reads frames of {sizes.video_dim - TEMPORAL_COLUMNS} numbers and "
             f"{TEMPORAL_COLUMNS} temporal columns, but {options.where}"
             + ("; give the opt.json that belongs to it" if opt else "")
         )
 
 
-def _translate(tensors: Mapping[str, Tensor], network: MesmConfig, source: Path) -> dict[str, Tensor]:
+def _translate(tensors: Mapping[str, Tensor], network: MesmConfig, sizes: Sizes, source: Path) -> dict[str, Tensor]:
     """Rename every tensor; PipelineError lists what is missing, unknown or of another shape."""
     if network.dim % network.heads:
         raise PipelineError(f"{source}: width {network.dim} cannot be shared by {network.heads} heads")
     with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in Mesm(network).state_dict().items()}
+        expected = {name: tuple(value.shape) for name, value in Mesm(network, sizes).state_dict().items()}
     state: dict[str, Tensor] = {}
     unknown, shapes, unused = [], [], 0
     for name, value in tensors.items():
@@ -271,26 +270,26 @@ def _translate(tensors: Mapping[str, Tensor], network: MesmConfig, source: Path)
 def _vocabulary(config: Config, annotations: Path | None) -> Vocabulary:
     """Return the published vocabulary of the setting, or one of the same size without words."""
     text = config.features.text
-    is_clip = text.encoder != "glove"
-    start, end = (CLIP_START_ID, CLIP_END_ID) if is_clip else (None, None)
+    kind = text_kind(text.encoder)
     # Without a vector for unknown words (Charades), the published counts are those of the table of word vectors.
-    if annotations is None or (not is_clip and text.unknown_words == "drop"):
-        return Vocabulary((), text.vocabulary_size, start, end)
-    name = "CLIP_tokenized_count.txt" if is_clip else "GloVe_tokenized_count.txt"
-    path = find_counts(annotations, name)
+    if annotations is None or (kind.is_table and text.unknown_words == "drop"):
+        return Vocabulary((), text.vocabulary_size, *kind.markers)
+    path = find_counts(annotations, kind.counts_file)
     if path is None:
-        raise PipelineError(f"{annotations} has no {name}; give the folder of the published annotations, or none")
-    return (read_clip_counts if is_clip else read_word_counts)(path, text.vocabulary_size)
+        raise PipelineError(
+            f"{annotations} has no {kind.counts_file}; give the folder of the published annotations, or none"
+        )
+    return kind.read_counts(path, text.vocabulary_size)
 
 
-def _meta(config: Config, network: MesmConfig, vocabulary: Vocabulary, imported: Mapping[str, Any]) -> dict[str, Any]:
+def _meta(config: Config, sizes: Sizes, vocabulary: Vocabulary, imported: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a checkpoint of our own training has beside its tensors, as far as a released one tells."""
     text: dict[str, Any] = {}
-    if config.features.text.encoder == "glove":
-        text = {"unknown_vector": [float(x) for x in make_unknown_vector(network.text_dim)]}
+    if text_kind(config.features.text.encoder).is_table:
+        text = {"unknown_vector": [float(x) for x in make_unknown_vector(sizes.text_dim)]}
     return {
         "config": to_plain(config),
-        "sizes": {name: getattr(network, name) for name in ("video_dim", "text_dim", "word_classes")},
+        "sizes": dataclasses.asdict(sizes),
         "fingerprints": {},
         "vocabulary": vocabulary.to_json(),
         "text": text,

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from mesm.model import LossConfig, MesmConfig
+from mesm.model.network import Sizes
+from mesm.model.networks.mesm import MesmConfig, MesmLosses
 
 _CROSS_LAYER = (
     (r"\.self_attn\.in_proj", r".attention.in_proj"),
@@ -82,18 +83,16 @@ def our_name(published: str) -> str | None:
     raise KeyError(published)
 
 
-def network_of(shapes: Mapping[str, Iterable[int]], **switches: object) -> MesmConfig:
-    """Work out the sizes of the network from the names and shapes of its published parameters."""
+def network_of(shapes: Mapping[str, Iterable[int]], **switches: object) -> tuple[MesmConfig, Sizes]:
+    """Work out the network and its sizes from the names and shapes of its published parameters."""
     sizes = {name: tuple(shape) for name, shape in shapes.items()}
 
     def layers(prefix: str) -> int:
         return len({name[len(prefix) :].split(".")[0] for name in sizes if name.startswith(prefix)})
 
     dim, video_dim = sizes["input_vid_proj.0.net.1.weight"]
-    return MesmConfig(
-        video_dim=video_dim,
-        text_dim=sizes["input_txt_proj.0.net.1.weight"][1],
-        word_classes=sizes["output_txt_proj.1.weight"][0],
+    widths = Sizes(video_dim, sizes["input_txt_proj.0.net.1.weight"][1], sizes["output_txt_proj.1.weight"][0])
+    config = MesmConfig(
         dim=dim,
         feed_forward_dim=sizes["t2v_encoder.t2v_encoder.layers.0.linear1.weight"][0],
         queries=sizes["query_embed.weight"][0],
@@ -105,6 +104,7 @@ def network_of(shapes: Mapping[str, Iterable[int]], **switches: object) -> MesmC
         separate_word_feed_forward=any("linear1_1" in name for name in sizes),
         **switches,  # type: ignore[arg-type]
     )
+    return config, widths
 
 
 @dataclass(frozen=True)
@@ -112,18 +112,18 @@ class Setting:
     """A published setting, recognised from its parameters."""
 
     name: str
-    loss: LossConfig
+    loss: MesmLosses
     segment_context: str
 
 
 def recognise(shapes: Mapping[str, tuple[int, ...]], graded_saliency: bool = False) -> Setting:
     """Tell the setting from the parameters; only QVHighlights has graded saliency labels, or a large vocabulary."""
-    config = network_of(shapes)
+    config, widths = network_of(shapes)
     if config.separate_word_feed_forward:
-        tacos = LossConfig(label=6.0, saliency=1.0, rank_divisor=1.0, triplet=True)
+        tacos = MesmLosses(label=6.0, saliency=1.0, rank_divisor=1.0, triplet=True)
         return Setting("tacos-c3d-glove", tacos, "clip")
-    if config.word_classes > 5000 or graded_saliency:
-        highlights = LossConfig(saliency=1.0, triplet=True, rebuild_words=0.5)
+    if widths.word_classes > 5000 or graded_saliency:
+        highlights = MesmLosses(saliency=1.0, triplet=True, rebuild_words=0.5)
         return Setting("qvhighlights-clip-slowfast", highlights, "group")
-    name = "charades-vgg-glove" if config.text_dim == 300 else "charades-clip-slowfast"
-    return Setting(name, LossConfig(), "clip")
+    name = "charades-vgg-glove" if widths.text_dim == 300 else "charades-clip-slowfast"
+    return Setting(name, MesmLosses(), "clip")

@@ -7,6 +7,7 @@ from pathlib import Path
 from mesm.datasets.text.word_vectors import WordVectors
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
+from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import WORD_TABLE_FILE
 from mesm.pipeline.extract.stage import read_all_splits
 from mesm.pipeline.importers.features import import_features
@@ -19,7 +20,7 @@ def import_any(
     """Import a source into `features` and return what was written."""
     if not source.exists():
         raise PipelineError(f"there is no {source}; give a released HDF5 file, a folder of npz or npy, or word vectors")
-    if name == "glove":
+    if text_kind(name).is_table:
         features.mkdir(parents=True, exist_ok=True)
         WordVectors.from_npz(source).save(features / WORD_TABLE_FILE)
         return features / WORD_TABLE_FILE

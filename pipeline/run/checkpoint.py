@@ -96,3 +96,17 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, names: list[str], tensor
         kind, _, name = key.partition(".")
         state.setdefault(numbers[name], {})[kind] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def refuse_other_features(expected: Mapping[str, str], found: Mapping[str, str], path: Path) -> None:
+    """Raise PipelineError unless the features have the fingerprints that the checkpoint was trained with."""
+    wrong = [
+        f"{name}: trained with {fingerprint[:12]}, found {found.get(name, 'none')[:12]}"
+        for name, fingerprint in expected.items()
+        if found.get(name) != fingerprint
+    ]
+    if wrong:
+        raise PipelineError(
+            f"{path} was trained on other features ({'; '.join(wrong)}); extract with the configuration that it was "
+            "trained with, or import the same files"
+        )

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from mesm.datasets.annotations.registry import Annotation
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.text.vocabulary import Vocabulary
-from mesm.model import Mesm
-from mesm.model.layers.inputs import Standardise
+from mesm.model.network import Network, Sizes
+from mesm.model.registry import build_network
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import FrameTable, check_durations
 from mesm.pipeline.data.moments import MomentData
 from mesm.pipeline.data.splits import training_splits
-from mesm.pipeline.data.texts import TextSource, open_text
+from mesm.pipeline.data.text_kinds import text_kind
+from mesm.pipeline.data.texts import TextSource
 from mesm.pipeline.run.console import say
+from mesm.pipeline.workspace import Workspace
 
 
 @dataclass
@@ -42,26 +42,25 @@ class TrainingData:
         return hashlib.sha256(repr(queries).encode()).hexdigest()
 
 
-def load_training_data(
-    config: Config, annotations: Path, features: Path, device: torch.device, select_on: str = ""
-) -> TrainingData:
+def load_training_data(workspace: Workspace, select_on: str = "") -> TrainingData:
     """Read annotations and features, prepare every video and query once."""
+    config, annotations, features = workspace.config, workspace.require_annotations(), workspace.features
     train, validation, name = training_splits(config, annotations, select_on)
     folders = open_streams(config.features.video, features)
     warning = check_durations(folders, [*train, *validation]) if _folders_hold(folders, [*train, *validation]) else None
     if warning:
         say(f"warning: {warning}")
     videos = [annotation.video_id for annotation in [*train, *validation]]
-    frames = FrameTable.load(folders, videos, config.dataset, device)
-    text, text_fingerprint = open_text(features, config.features.text, config.dataset)
-    vocabulary = text.make_vocabulary([a.query for a in train], annotations)
+    frames = FrameTable.load(folders, videos, config.dataset, workspace.device)
+    text = text_kind(config.features.text.encoder).from_folder(features, config)
+    vocabulary = text.source.make_vocabulary([a.query for a in train], annotations)
     fingerprints = {folder.name: folder.fingerprint for folder in folders}
     return TrainingData(
-        train=MomentData(train, frames, text, vocabulary, config.dataset, config.train.seed),
-        validation=MomentData(validation, frames, text, vocabulary, config.dataset),
-        text=text,
+        train=MomentData(train, frames, text.source, vocabulary, config.dataset, config.train.seed),
+        validation=MomentData(validation, frames, text.source, vocabulary, config.dataset),
+        text=text.source,
         vocabulary=vocabulary,
-        fingerprints={**fingerprints, config.features.text.encoder: text_fingerprint},
+        fingerprints={**fingerprints, config.features.text.encoder: text.fingerprint},
         validation_name=name,
     )
 
@@ -70,17 +69,11 @@ def _folders_hold(folders: Sequence[FeatureFolder], annotations: Sequence[Annota
     return all(annotation.video_id in folder for folder in folders for annotation in annotations)
 
 
-def build_model(config: Config, data: TrainingData) -> Mesm:
-    """Build the network with the sizes that the features give it."""
+def build_for(config: Config, data: TrainingData) -> Network:
+    """Build the network with the sizes that the features give it, and let it measure them."""
     torch.manual_seed(config.train.seed)
-    sizes = {
-        "video_dim": data.train.frames.dim,
-        "text_dim": data.text.dim,
-        "word_classes": data.vocabulary.classes,
-    }
-    model = Mesm(dataclasses.replace(config.model, **sizes))
-    if isinstance(model.video_scaling, Standardise) and isinstance(model.text_scaling, Standardise):
-        videos = dict.fromkeys(annotation.video_id for annotation in data.train.annotations)
-        model.video_scaling.measure(data.train.frames.take([video])[0] for video in videos)
-        model.text_scaling.measure([data.train.words_of_all()])
-    return model
+    frames = data.train.frames
+    network = build_network(config.model, Sizes(frames.dim, data.text.dim, data.vocabulary.classes))
+    videos = dict.fromkeys(annotation.video_id for annotation in data.train.annotations)
+    network.fit((frames.take([video])[0] for video in videos), [data.train.words_of_all()])
+    return network

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mesm.model import Batch, LossConfig, Mesm, MesmConfig
+from mesm.model.batch import Batch
+from mesm.model.network import Sizes
+from mesm.model.networks.mesm import Mesm, MesmConfig, MesmLosses
 from mesm.tools.synthetic_batches import BatchShape, configs_of, make_batch
 
 SMALL = {"dim": 64, "feed_forward_dim": 96, "heads": 4}
@@ -16,12 +18,13 @@ SMALL = {"dim": 64, "feed_forward_dim": 96, "heads": 4}
 class Setting:
     shape: BatchShape
     model: MesmConfig
-    loss: LossConfig
+    sizes: Sizes
+    loss: MesmLosses
 
     def network(self, seed: int = 0, **switches: object) -> Mesm:
         """Build the network, every parameter away from the special values that it is initialised with."""
         torch.manual_seed(seed)
-        model = Mesm(replace(self.model, **switches))  # type: ignore[arg-type]
+        model = Mesm(replace(self.model, **switches), self.sizes)  # type: ignore[arg-type]
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
@@ -35,9 +38,9 @@ def _small(name: str, text_dim: int, levels: int = 1, windows: int = 1, own_clip
     groups = (0, 0, 0, 1, 1, 2)
     rows, videos = ((9, 14, 6), groups) if not own_clips else ((12, 12, 9, 12, 7, 12), tuple(range(6)))
     shape = BatchShape(30, text_dim, 23, rows, videos, groups, words=8, windows=windows, levels=levels)
-    model, loss = configs_of(name)
-    sizes = {**SMALL, "video_dim": 30, "text_dim": text_dim, "word_classes": 23}
-    return Setting(shape, replace(model, **sizes), loss)
+    model, _, loss = configs_of(name)
+    assert isinstance(model, MesmConfig)
+    return Setting(shape, replace(model, **SMALL), Sizes(30, text_dim, 23), loss)
 
 
 SETTINGS = {

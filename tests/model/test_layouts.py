@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mesm.model import Layout, layouts
+from mesm.model import layouts
 from mesm.model.kernels.packing import prepend
+from mesm.model.layouts import Layout
 
 
 def test_padding_and_packing_are_inverse() -> None:

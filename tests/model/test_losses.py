@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,19 +11,21 @@ import torch.nn.functional as F
 from settings import SETTINGS
 from torch import Tensor
 
-from mesm.model import LossConfig, Targets, compute_losses
+from mesm.model.batch import Targets
 from mesm.model.layouts import Layout
 from mesm.model.losses import (
     contrast,
     covered_share,
     frame_loss,
     hull_windows,
+    margin_loss,
     rank_loss,
-    saliency_loss,
+    silence_loss,
     span_losses,
     word_loss,
 )
 from mesm.model.matcher import match
+from mesm.model.networks.mesm import MesmLosses
 
 
 def targets(windows: Tensor, counts: tuple[int, ...], clip_mask: Tensor, saliency: Tensor | None = None) -> Targets:
@@ -32,10 +35,11 @@ def targets(windows: Tensor, counts: tuple[int, ...], clip_mask: Tensor, salienc
 
 
 def losses_of_one_layer(logits: Tensor, spans: Tensor, truth: Targets) -> dict[str, Tensor]:
-    config = LossConfig()
+    config = MesmLosses()
     logits, spans = logits[None], spans[None]
     pairs = match(logits, spans, truth.windows, truth.window_counts, config.span, config.giou, config.label)
-    return {name: value[0] for name, value in span_losses(logits, spans, truth, pairs, config).items()}
+    found = span_losses(logits, spans, truth, pairs, config.background_weight)
+    return {name: value[0] for name, value in found.items()}
 
 
 def test_span_losses_of_one_window() -> None:
@@ -90,8 +94,8 @@ def test_negative_scores_do_not_overflow() -> None:
     score = torch.zeros(1, 3)
     negative = torch.tensor([[200.0, 0.0, 500.0]], requires_grad=True)
     mask = torch.tensor([[True, True, False]])
-    truth = targets(torch.tensor([[[0.0, 0.5]]]), (1,), torch.tensor([[True, False, False]]))
-    loss = saliency_loss(score, negative, mask, truth, LossConfig(rank_divisor=math.inf))
+    label = torch.tensor([[1.0, 0.0, 0.0]])
+    loss = silence_loss(negative, mask) + 0 * rank_loss(score, negative, mask, label, 0.5)
     assert loss.detach().item() == pytest.approx(200 + math.log(2), rel=1e-5)
     loss.backward()
     assert negative.grad is not None
@@ -101,22 +105,15 @@ def test_negative_scores_do_not_overflow() -> None:
 
 def test_triplet_compares_chosen_frames() -> None:
     score = torch.tensor([[0.5, 0.6, -1.0]])
-    mask = torch.ones(1, 3, dtype=torch.bool)
     truth = targets(torch.tensor([[[0.0, 0.5]]]), (1,), torch.tensor([[True, False, False]]))
-    truth.positive, truth.negative = torch.tensor([[0, 0]]), torch.tensor([[1, 2]])
-    without, with_triplet = (
-        float(saliency_loss(score, torch.zeros(1, 3), mask, truth, LossConfig(triplet=triplet)))
-        for triplet in (False, True)
-    )
-    assert with_triplet - without == pytest.approx(2 * (0.2 + 0.1) / 2, rel=1e-5)
+    truth = replace(truth, positive=torch.tensor([[0, 0]]), negative=torch.tensor([[1, 2]]))
+    assert float(margin_loss(score, truth, 0.2)) == pytest.approx(2 * (0.2 + 0.1) / 2, rel=1e-5)
 
 
 def test_triplet_without_frames_is_refused() -> None:
     truth = targets(torch.tensor([[[0.0, 0.5]]]), (1,), torch.ones(1, 3, dtype=torch.bool))
-    truth.positive = None
-    x = torch.zeros(1, 3)
     with pytest.raises(ValueError, match="triplet"):
-        saliency_loss(x, x, torch.ones(1, 3, dtype=torch.bool), truth, LossConfig(triplet=True))
+        margin_loss(torch.zeros(1, 3), replace(truth, positive=None), 0.2)
 
 
 def test_frames_are_covered_by_their_share_of_the_windows() -> None:
@@ -170,14 +167,15 @@ def test_contrast_takes_overlapping_moments_of_a_group_as_positives() -> None:
     log_probability = logits.log_softmax(1)
     positives = {0: [0, 1], 1: [0, 1, 2], 2: [1, 2], 3: [3]}
     expected = -sum(float(log_probability[n, chosen].mean()) for n, chosen in positives.items()) / 4
-    assert float(contrast(segment, sentence, window, group, LossConfig())) == pytest.approx(expected, rel=1e-5)
+    assert float(contrast(segment, sentence, window, group, 0.5, 0.9)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_total_weighs_every_part(name: str) -> None:
     setting = SETTINGS[name]
     config, batch = setting.loss, setting.batch()
-    losses = compute_losses(setting.network().eval()(batch), batch, config)
+    network = setting.network().eval()
+    losses = network.losses(network(batch), batch, config)
     expected = sum(
         getattr(config, key.removesuffix("_0")) * float(value) for key, value in losses.items() if key != "total"
     )
@@ -199,7 +197,7 @@ def test_the_total_weighs_every_part(name: str) -> None:
 def test_losses_without_targets_are_refused() -> None:
     setting = SETTINGS["charades-clip-slowfast"]
     batch = setting.batch()
-    output = setting.network().eval()(batch)
-    batch.targets = None
+    network = setting.network().eval()
+    output = network(batch)
     with pytest.raises(ValueError, match="targets"):
-        compute_losses(output, batch, setting.loss)
+        network.losses(output, replace(batch, targets=None), setting.loss)

@@ -9,10 +9,14 @@ import torch
 from settings import SETTINGS, Setting
 from torch import Tensor, nn
 
-from mesm.model import Batch, Layout, Mesm, MesmConfig, compute_losses
+from mesm.model.batch import Batch, Words
 from mesm.model.layers.inputs import RecurrentLayer, Standardise
+from mesm.model.layouts import Layout
 from mesm.model.losses import covered_share, frame_loss
-from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch
+from mesm.model.network import Sizes
+from mesm.model.networks.mesm import Mesm, MesmConfig
+from mesm.model.registry import build_network
+from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch, network_of_setting
 
 TOLERANCE = 1e-5
 RECIPE_SWITCHES = {"recurrent_frames": True, "recurrent_words": True, "positions": "frames"}
@@ -36,14 +40,13 @@ def alone(batch: Batch, query: int) -> Batch:
     """The batch of one query: its own video and its own words, without what is needed for training only."""
     start = sum(batch.frames.lengths[: batch.video_of_query[query]])
     length = batch.frames.lengths[batch.video_of_query[query]]
-    words = int(batch.words_mask[query].sum())
+    words = int(batch.words.mask[query].sum())
     return Batch(
         video=batch.video[start : start + length],
         frames=Layout([length]),
         video_of_query=(0,),
         group_of_query=(0,),
-        words=batch.words[query : query + 1, :words],
-        words_mask=batch.words_mask[query : query + 1, :words],
+        words=Words(batch.words.vectors[query : query + 1, :words], batch.words.mask[query : query + 1, :words]),
     )
 
 
@@ -58,7 +61,7 @@ def test_a_query_is_answered_alone_as_in_any_batch(name: str, switches: dict[str
     setting = SETTINGS[name]
     model, batch = setting.network(**switches).eval(), setting.batch()
     together = model(batch)
-    for query in range(len(batch.words)):
+    for query in range(batch.count):
         single = model(alone(batch, query))
         length = batch.frames.lengths[batch.video_of_query[query]]
         for ours, other in ((single.spans, together.spans), (single.logits, together.logits)):
@@ -75,7 +78,7 @@ def test_official_masks_let_other_queries_change_the_answer() -> None:
     together = model(batch)
     differences = [
         float((model(alone(batch, query)).spans[0][0] - together.spans[0][query]).abs().max())
-        for query in range(len(batch.words))
+        for query in range(batch.count)
     ]
     assert max(differences) > 10 * TOLERANCE
 
@@ -122,7 +125,7 @@ def test_inference_does_no_work_for_negatives_and_hidden_words() -> None:
     model, batch = setting.network().eval(), setting.batch()
     training, inference = count_rows(model, batch), count_rows(model, at_inference(batch))
     rows = sum(batch.frames.lengths[v] for v in batch.video_of_query)
-    n = len(batch.words)
+    n = batch.count
     assert "word_head" not in inference
     assert inference["frame_word"] == rows
     assert inference["encoder"] == rows + n
@@ -185,8 +188,8 @@ def test_every_parameter_learns_with_every_switch(name: str, switches: dict[str,
     setting: Setting = SETTINGS[name]
     model, batch = setting.network(**switches).train(), setting.batch()
     if switches.get("encoder_loss") in ("bce", "none"):
-        batch.negative_query = None
-    losses = compute_losses(model(batch), batch, setting.loss)
+        batch = replace(batch, negative_query=None)
+    losses = model.losses(model(batch), batch, setting.loss)
     losses["total"].backward()
     assert torch.isfinite(losses["total"])
     silent = [key for key, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
@@ -199,11 +202,11 @@ def test_frame_classifier_learns_from_windows_not_from_whole_rows() -> None:
     model, batch = setting.network(encoder_loss="bce").eval(), replace(setting.batch(), negative_query=None)
     assert batch.targets is not None
     output, rows = model(batch), batch.targets
-    batch.targets = replace(rows, clip_mask=~rows.clip_mask)
-    first = compute_losses(output, batch, setting.loss)["frame"]
-    batch.targets = replace(rows, windows=rows.windows / 2)
+    others = replace(batch, targets=replace(rows, clip_mask=~rows.clip_mask))
+    first = model.losses(output, others, setting.loss)["frame"]
+    moved = replace(batch, targets=replace(rows, windows=rows.windows / 2))
     assert first == frame_loss(output.frame_logits, batch.query_mask(), covered_share(rows, batch.query_mask()))
-    assert compute_losses(output, batch, setting.loss)["frame"] != first
+    assert model.losses(output, moved, setting.loss)["frame"] != first
 
 
 @torch.no_grad()
@@ -219,15 +222,15 @@ def test_recurrence_reads_frames_in_order_and_no_padding() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
 def test_parameters_are_the_published_ones_less_the_unused(name: str) -> None:
-    config, _ = configs_of(name)
+    config, sizes, _ = configs_of(name)
     with torch.device("meta"):
-        model = Mesm(config)
+        model = build_network(config, sizes)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == PUBLISHED_PARAMETERS[name] - unused_parameters(SHAPES[name].words)
 
 
 def test_the_layers_of_the_token_start_alike() -> None:
-    model = Mesm(MesmConfig(video_dim=10, text_dim=8, word_classes=5, dim=32, feed_forward_dim=40))
+    model = Mesm(MesmConfig(dim=32, feed_forward_dim=40), Sizes(10, 8, 5))
     first, *others = model.segment_sentence.layers
     for layer in others:
         for name, parameter in layer.named_parameters():
@@ -238,8 +241,9 @@ def test_the_layers_of_the_token_start_alike() -> None:
 def test_context_sentences_matter_only_when_they_attend() -> None:
     setting = SETTINGS["charades-clip-slowfast"]
     batch = setting.batch()
-    changed = replace(batch, words=batch.words.clone())
-    changed.words[1] = batch.words[5]
+    vectors = batch.words.vectors.clone()
+    vectors[1] = batch.words.vectors[5]
+    changed = replace(batch, words=replace(batch.words, vectors=vectors))
     for switch, matters in (("none", False), ("attention", True)):
         model = setting.network(context=switch).eval()
         difference = (model(batch).segment_token[0] - model(changed).segment_token[0]).abs().max()
@@ -267,13 +271,13 @@ def test_without_a_loss_the_encoder_has_no_saliency() -> None:
 @pytest.mark.parametrize("name", ["charades-clip-slowfast", "qvhighlights-clip-slowfast"])
 def test_gradients_are_the_same_bits_every_time(name: str) -> None:
     torch.manual_seed(0)
-    config, loss = configs_of(name)
-    model, batch = Mesm(config), make_batch(SHAPES[name])
+    model, loss = network_of_setting(name)
+    batch = make_batch(SHAPES[name])
     first: list[Tensor] = []
     for _ in range(4):
         torch.manual_seed(1)
         model.zero_grad()
-        compute_losses(model(batch), batch, loss)["total"].backward()
+        model.losses(model(batch), batch, loss)["total"].backward()
         gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
         first = first or gradients
         assert all(torch.equal(a, b) for a, b in zip(first, gradients, strict=True))

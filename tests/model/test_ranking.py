@@ -7,7 +7,7 @@ import pytest
 import torch
 from settings import SETTINGS
 
-from mesm.model import Targets, span_scores
+from mesm.model.batch import Targets
 from mesm.model.losses import covered_share
 from mesm.model.ranking import soft_iou
 from mesm.model.spans import spans_to_windows
@@ -53,8 +53,9 @@ def test_an_empty_window_overlaps_with_nothing() -> None:
 def test_frames_reorder_the_answers_and_need_their_classifier() -> None:
     setting = SETTINGS["charades-clip-slowfast"]
     batch = setting.batch()
-    output = setting.network(encoder_loss="bce").eval()(batch)
-    by_class, by_frames = span_scores(output, batch), span_scores(output, batch, by_frames=True)
+    network = setting.network(encoder_loss="bce").eval()
+    output = network(batch)
+    by_class, by_frames = (network.decode(output, batch, rank_by).scores for rank_by in ("class", "frames"))
     assert torch.equal(by_class, output.logits[0].softmax(-1)[..., 0])
     assert output.frame_logits is not None
     for query, video in enumerate(batch.video_of_query):
@@ -63,5 +64,6 @@ def test_frames_reorder_the_answers_and_need_their_classifier() -> None:
         window = spans_to_windows(output.spans[0][query : query + 1])
         expected = by_class[query] * soft_iou(window, inside, torch.tensor([rows]))[0]
         torch.testing.assert_close(by_frames[query], expected)
+    plain = setting.network().eval()
     with pytest.raises(ValueError, match="frame classifier"):
-        span_scores(setting.network().eval()(batch), batch, by_frames=True)
+        plain.decode(plain(batch), batch, "frames")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from settings import SETTINGS
 
-from mesm.model import Mesm, compute_losses
-from mesm.model.losses import LossConfig
+from mesm.model.networks.mesm import Mesm, MesmLosses
 from mesm.pipeline.importers.published_names import our_name
 from mesm.tools.reference_network import PlainBatch, ReferenceMesm, reference_losses
 
@@ -28,7 +29,7 @@ LOSSES = {
 def pair(name: str, masks: str) -> tuple[Mesm, ReferenceMesm]:
     """Both networks with the same weights, without dropout."""
     model = SETTINGS[name].network(masks=masks, dropout=0.0, input_dropout=0.0)
-    reference = ReferenceMesm(model.config)
+    reference = ReferenceMesm(model.config, model.sizes)
     state = model.state_dict()
     with torch.no_grad():
         for published, parameter in reference.named_parameters():
@@ -41,8 +42,8 @@ def pair(name: str, masks: str) -> tuple[Mesm, ReferenceMesm]:
 def test_losses_and_gradients_are_those_of_the_plain_form(name: str, masks: str) -> None:
     model, reference = pair(name, masks)
     batch = SETTINGS[name].batch()
-    loss: LossConfig = SETTINGS[name].loss
-    ours = compute_losses(model(batch), batch, loss)
+    loss: MesmLosses = SETTINGS[name].loss
+    ours = model.losses(model(batch), batch, loss)
     plain = PlainBatch.of(batch)
     expected = reference_losses(reference(plain), plain, loss)
     assert {LOSSES[key] for key in ours} == set(expected)
@@ -68,8 +69,7 @@ def test_answers_are_those_of_the_plain_form(name: str) -> None:
     reference.eval()
     batch = SETTINGS[name].batch()
     expected = reference(PlainBatch.of(batch))
-    batch.negative_query = batch.word_mask = None
-    ours = model(batch)
+    ours = model(replace(batch, negative_query=None, word_mask=None))
     mask = batch.frames.mask[list(batch.video_of_query)]
     assert torch.allclose(ours.logits[0], expected["pred_logits"], atol=2e-5)
     assert torch.allclose(ours.spans[0], expected["pred_spans"], atol=2e-5)

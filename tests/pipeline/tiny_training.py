@@ -25,7 +25,12 @@ from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.texts import WORD_TABLE_FILE
 from mesm.pipeline.run.directory import RunDirectory
+from mesm.pipeline.run.distributed import ALONE, World
+from mesm.pipeline.train.data import load_training_data
 from mesm.pipeline.train.recipe import train
+from mesm.pipeline.train.state import TrainingState
+from mesm.pipeline.train.step import Steps
+from mesm.pipeline.workspace import Workspace
 
 VIDEO_DIM, TEXT_DIM = 8, 12
 VERBS = ("opens", "closes", "lifts", "throws")
@@ -149,10 +154,22 @@ def queries_of(folder: Path, split: str) -> list[Annotation]:
     return read_annotations("jsonl", folder / "annotations", split)
 
 
+def workspace_of(folder: Path, config: Config) -> Workspace:
+    torch.set_num_threads(1)
+    return Workspace(config, folder / "annotations", folder / "features", torch.device("cpu"))
+
+
+def tiny_steps(folder: Path, *overrides: str, world: World = ALONE) -> Steps:
+    """The steps of a training that begins."""
+    config = tiny_config(folder, *overrides)
+    data = load_training_data(workspace_of(folder, config))
+    return Steps(config, data.train, TrainingState.start(config, data, torch.device("cpu")), world)
+
+
 def train_tiny(folder: Path, out: Path, *overrides: str, select_on: str = "") -> RunDirectory:
     torch.set_num_threads(1)
     config = tiny_config(folder, *overrides)
-    return train(config, folder / "annotations", folder / "features", out, torch.device("cpu"), select_on)
+    return train(workspace_of(folder, config), out, select_on)
 
 
 def train_killed(folder: Path, out: Path, fault: str, overrides: Sequence[str] = ()) -> int:

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mesm.model import Batch, LossConfig, MesmConfig
+from mesm.model.batch import Batch
+from mesm.model.network import Sizes
+from mesm.model.networks.mesm import MesmConfig, MesmLosses
 from mesm.tools.parity_mesm import formula_weight
 from mesm.tools.reference_network import PlainBatch, ReferenceMesm, reference_losses
 from mesm.tools.synthetic_batches import BatchShape, configs_of, make_batch
@@ -59,8 +61,8 @@ def unused_parameters(words: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def reference(config: MesmConfig, masks: str) -> ReferenceMesm:
-    network = ReferenceMesm(replace(config, masks=masks))  # type: ignore[arg-type]
+def reference(config: MesmConfig, sizes: Sizes, masks: str) -> ReferenceMesm:
+    network = ReferenceMesm(replace(config, masks=masks), sizes)  # type: ignore[arg-type]
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.copy_(torch.from_numpy(formula_weight(name, tuple(parameter.shape))))
@@ -70,26 +72,27 @@ def reference(config: MesmConfig, masks: str) -> ReferenceMesm:
 def write_golden(path: Path, name: str) -> Path:
     """Write the golden file of a setting, with a narrow network."""
     setting = GOLDEN_SETTINGS[name]
-    config, loss = configs_of(name)
+    config, _, loss = configs_of(name)
+    assert isinstance(config, MesmConfig)
+    sizes = Sizes(30, setting.text_dim, CLASSES)
     config = replace(
         config,
         dim=DIM,
         feed_forward_dim=HIDDEN,
         heads=8,
-        video_dim=30,
-        text_dim=setting.text_dim,
-        word_classes=CLASSES,
         dropout=0.0,
         input_dropout=0.0,
         segment_context="group" if setting.own_clips else "clip",
     )
     batch = make_batch(setting.shape(), seed=3)
     arrays = dict(batch_arrays(batch, setting))
-    shapes = {key: tuple(p.shape) for key, p in ReferenceMesm(config).named_parameters()} | unused_parameters(WORDS)
+    shapes = {key: tuple(p.shape) for key, p in ReferenceMesm(config, sizes).named_parameters()} | unused_parameters(
+        WORDS
+    )
     arrays["parameter_names"] = np.array([f"{key} {list(shape)}" for key, shape in shapes.items()])
     for masks in ("official", "fixed"):
-        arrays |= dict(eval_arrays(reference(config, masks), batch, loss, f"{masks}_masks/eval"))
-        arrays |= dict(train_arrays(reference(config, masks), batch, loss, f"{masks}_masks/train"))
+        arrays |= dict(eval_arrays(reference(config, sizes, masks), batch, loss, f"{masks}_masks/eval"))
+        arrays |= dict(train_arrays(reference(config, sizes, masks), batch, loss, f"{masks}_masks/train"))
     np.savez(path, **arrays)
     return path
 
@@ -127,7 +130,7 @@ def batch_arrays(batch: Batch, setting: GoldenSetting) -> Iterator[tuple[str, np
 
 
 def eval_arrays(
-    network: ReferenceMesm, batch: Batch, loss: LossConfig, prefix: str
+    network: ReferenceMesm, batch: Batch, loss: MesmLosses, prefix: str
 ) -> Iterator[tuple[str, np.ndarray]]:
     plain = PlainBatch.of(replace(batch, word_mask=None))
     with torch.no_grad():
@@ -136,7 +139,7 @@ def eval_arrays(
 
 
 def train_arrays(
-    network: ReferenceMesm, batch: Batch, loss: LossConfig, prefix: str
+    network: ReferenceMesm, batch: Batch, loss: MesmLosses, prefix: str
 ) -> Iterator[tuple[str, np.ndarray]]:
     plain = PlainBatch.of(batch)
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-4, weight_decay=1e-4)

@@ -12,9 +12,10 @@ from golden_files import GOLDEN_SETTINGS, write_golden
 from shared import shared_path
 from torch import Tensor
 
-from mesm.model import Mesm, losses, matcher
+from mesm.model import losses, matcher
 from mesm.model.kernels import attention
 from mesm.model.networks import mesm
+from mesm.model.networks.mesm import Mesm
 from mesm.tools import parity, parity_mesm
 from mesm.tools.parity_mesm import check_file
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mesm.model import Layout, layouts
+from mesm.model import layouts
 from mesm.model.kernels.attention import attention, packed_attention
 from mesm.model.kernels.dropout import add_dropped, dropout, prelu
 from mesm.model.kernels.feed_forward import feed_forward
+from mesm.model.layouts import Layout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 0.001, 0.999])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mesm.model.network import Sizes
 from mesm.pipeline.config.errors import ConfigError
 from mesm.pipeline.config.load import config_from_plain, load_config, shipped_configs
-from mesm.pipeline.config.schema import DERIVED, Config, to_plain
+from mesm.pipeline.config.schema import Config, to_plain
 
 
 def written(place: Path, text: str, name: str = "mine.yaml") -> Path:
@@ -82,6 +84,9 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_name(tmp_path: Path)
     assert len(found) == len(expected)
     for text in expected:
         assert any(line.startswith(text) for line in found), text
+
+
+DERIVED = [f.name for f in dataclasses.fields(Sizes)]
 
 
 @pytest.mark.parametrize("key", DERIVED)
@@ -233,7 +238,7 @@ def test_ranking_by_frames_takes_one_moment_a_query() -> None:
     frames = ["evaluate.rank_by=frames"]
     with pytest.raises(ConfigError, match="several; use class"):
         load_config("qvhighlights-clip-slowfast", frames, recipe="fast")
-    assert load_config("charades-mini", frames, recipe="fast").ranks_by_frames
+    assert load_config("charades-mini", frames, recipe="fast").ranking == "frames"
 
 
 @pytest.mark.parametrize(
@@ -241,4 +246,4 @@ def test_ranking_by_frames_takes_one_moment_a_query() -> None:
     [("charades-mini", "fast", True), ("qvhighlights-clip-slowfast", "fast", False), ("charades-mini", "", False)],
 )
 def test_answers_are_ranked_by_frames_where_that_can_be(name: str, recipe: str, expected: bool) -> None:
-    assert load_config(name, ["evaluate.rank_by=auto"], recipe).ranks_by_frames is expected
+    assert load_config(name, ["evaluate.rank_by=auto"], recipe).ranking == ("frames" if expected else "class")

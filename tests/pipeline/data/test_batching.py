@@ -13,12 +13,15 @@ from mesm.datasets.annotations.registry import Annotation
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.targets import prepare_video
+from mesm.model.network import Draw
 from mesm.pipeline.data import frames
 from mesm.pipeline.data.draws import draw_masked_words, draw_negatives
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import FrameTable, check_durations
 from mesm.pipeline.data.moments import MomentData
-from mesm.pipeline.data.texts import open_text
+from mesm.pipeline.data.text_kinds import text_kind
+
+DRAWS = Draw.OTHER_QUERY | Draw.MASKED_WORDS | Draw.ROW_PAIRS
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def load(corpus: Path, *overrides: str, annotations: list[Annotation] | None = N
     queries = annotations or queries_of(corpus, "train")
     folders = open_streams(config.features.video, corpus / "features")
     frames = FrameTable.load(folders, [a.video_id for a in queries], config.dataset)
-    text, _ = open_text(corpus / "features", config.features.text, config.dataset)
+    text = text_kind("states").from_folder(corpus / "features", config).source
     vocabulary = text.make_vocabulary([a.query for a in queries], None)
     return MomentData(queries, frames, text, vocabulary, config.dataset)
 
@@ -86,8 +89,8 @@ def test_frames_are_packed_once_a_video_and_words_are_padded_with_zeros(corpus: 
     expected = [prepare_video([f.read(v)["features"] for f in folders], 16) for v in distinct]
     np.testing.assert_array_equal(batch.video.numpy(), np.concatenate(expected))
     assert list(batch.frames.lengths) == [len(rows) for rows in expected]
-    assert torch.equal(batch.words_mask, batch.words.abs().sum(-1) > 0)
-    np.testing.assert_allclose(batch.words[batch.words_mask].norm(dim=-1), 1, rtol=1e-5)
+    assert torch.equal(batch.words.mask, batch.words.vectors.abs().sum(-1) > 0)
+    np.testing.assert_allclose(batch.words.vectors[batch.words.mask].norm(dim=-1), 1, rtol=1e-5)
     assert batch.targets is None
     assert batch.word_mask is None
     assert batch.negative_query is None
@@ -101,14 +104,14 @@ def test_queries_of_different_length_are_padded(corpus: Path) -> None:
     batch = data.batch(indices, indices)
     for row, i in enumerate(indices):
         words = data._queries[i].words
-        np.testing.assert_array_equal(batch.words[row, : len(words.tokens)].numpy(), words.vectors)
-        assert int(batch.words_mask[row].sum()) == len(words.tokens)
+        np.testing.assert_array_equal(batch.words.vectors[row, : len(words.tokens)].numpy(), words.vectors)
+        assert int(batch.words.mask[row].sum()) == len(words.tokens)
 
 
 def test_targets_of_a_batch_are_those_of_its_queries(corpus: Path) -> None:
     data = load(corpus)
     indices, groups = data.queries_of([0, 5, 2])
-    batch = data.batch(indices, groups, np.random.default_rng(0))
+    batch = data.batch(indices, groups, np.random.default_rng(0), DRAWS)
     targets = batch.targets
     assert targets is not None
     for row, i in enumerate(indices):
@@ -130,8 +133,8 @@ def test_targets_of_a_batch_are_those_of_its_queries(corpus: Path) -> None:
 def test_cropped_videos_hold_the_same_moments(corpus: Path) -> None:
     data = load(corpus)
     indices, groups = data.queries_of(range(len(data.groups)))
-    whole = data.batch(indices, groups, np.random.default_rng(0), crop=0.0)
-    cut = data.batch(indices, groups, np.random.default_rng(0), crop=1.0)
+    whole = data.batch(indices, groups, np.random.default_rng(0), DRAWS, crop=0.0)
+    cut = data.batch(indices, groups, np.random.default_rng(0), DRAWS, crop=1.0)
     assert whole.targets is not None
     assert cut.targets is not None
     assert cut.video_of_query == whole.video_of_query
@@ -167,7 +170,7 @@ def test_a_share_of_the_videos_is_cropped(corpus: Path) -> None:
 def test_a_batch_is_a_function_of_its_generator(corpus: Path) -> None:
     data = load(corpus)
     indices, groups = data.queries_of(range(6))
-    first, again, other = (data.batch(indices, groups, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (data.batch(indices, groups, np.random.default_rng(seed), DRAWS) for seed in (1, 1, 2))
     assert first.negative_query is not None
     assert again.negative_query is not None
     assert other.negative_query is not None
@@ -182,7 +185,7 @@ def test_masked_words_are_neither_start_nor_end_nor_padding(corpus: Path) -> Non
     data = load(corpus, "features.text.encoder=states")
     indices, groups = data.queries_of(range(6))
     for seed in range(20):
-        mask = data.batch(indices, groups, np.random.default_rng(seed)).word_mask
+        mask = data.batch(indices, groups, np.random.default_rng(seed), DRAWS).word_mask
         assert mask is not None
         for row, i in enumerate(indices):
             words = len(data._queries[i].words.tokens)
@@ -248,7 +251,7 @@ def test_queries_without_truth_can_be_answered_but_not_trained_on(corpus: Path) 
     indices, groups = data.queries_of([0, 1])
     assert data.batch(indices, groups).targets is None
     with pytest.raises(FeatureError, match="has no moment"):
-        data.batch(indices, groups, np.random.default_rng(0))
+        data.batch(indices, groups, np.random.default_rng(0), DRAWS)
 
 
 def test_at_most_five_windows_are_trained_on(corpus: Path) -> None:
@@ -256,7 +259,7 @@ def test_at_most_five_windows_are_trained_on(corpus: Path) -> None:
     moments = tuple((float(s), s + 0.5) for s in range(7))
     other = queries_of(corpus, "train")[4]
     query = Annotation(0, first.video_id, first.query, moments, first.duration_s, None, "train")
-    batch = load(corpus, annotations=[query, other]).batch([0, 1], [0, 1], np.random.default_rng(0))
+    batch = load(corpus, annotations=[query, other]).batch([0, 1], [0, 1], np.random.default_rng(0), DRAWS)
     assert batch.targets is not None
     assert batch.targets.window_counts == (5, 1)
     assert batch.targets.windows.shape == (2, 5, 2)

@@ -16,9 +16,10 @@ from mesm.datasets.text.vocabulary import CLIP_END_ID, CLIP_START_ID
 from mesm.datasets.text.word_vectors import WordVectors
 from mesm.extractors.contracts import TextFeatures
 from mesm.extractors.encoders.clip import token_pieces
-from mesm.pipeline.config.schema import DatasetConfig, TextFeatureConfig, VideoFeatureConfig
+from mesm.pipeline.config.schema import Config, FeaturesConfig, TextFeatureConfig, VideoFeatureConfig
 from mesm.pipeline.data.folders import find_features, open_streams
-from mesm.pipeline.data.texts import LiveText, StoredText, VectorText, open_text, texts_of
+from mesm.pipeline.data.text_kinds import OpenedText, text_kind
+from mesm.pipeline.data.texts import LiveText, StoredText, VectorText, texts_of
 
 GLOVE = TextFeatureConfig(encoder="glove")
 CLIP = TextFeatureConfig(encoder="clip-text")
@@ -165,17 +166,22 @@ def test_features_are_found_by_name_and_by_fingerprint_when_there_are_several(tm
         find_features(tmp_path / "absent", "first")
 
 
+def opened(folder: Path, text: TextFeatureConfig) -> OpenedText:
+    config = Config(features=FeaturesConfig(text=text))
+    return text_kind(text.encoder).from_folder(folder / "features", config)
+
+
 def test_text_features_are_a_table_of_words_for_glove_and_states_otherwise(tmp_path: Path) -> None:
     make_corpus(tmp_path, videos=2, test_videos=1)
     table = write_word_table(tmp_path / "features")
-    states, fingerprint = open_text(tmp_path / "features", TextFeatureConfig(encoder="states"), DatasetConfig())
-    assert isinstance(states, StoredText)
-    assert fingerprint == states.folder.fingerprint
-    vectors, other = open_text(tmp_path / "features", GLOVE, DatasetConfig())
-    assert isinstance(vectors, VectorText)
+    states = opened(tmp_path, TextFeatureConfig(encoder="states"))
+    assert isinstance(states.source, StoredText)
+    assert states.fingerprint == states.source.folder.fingerprint
+    vectors = opened(tmp_path, GLOVE)
+    assert isinstance(vectors.source, VectorText)
     changed = WordVectors(table.words, table.vectors * 2)
     changed.save(tmp_path / "features" / "glove.safetensors")
-    assert open_text(tmp_path / "features", GLOVE, DatasetConfig())[1] != other
+    assert opened(tmp_path, GLOVE).fingerprint != vectors.fingerprint
 
 
 def test_queries_are_listed_once_in_their_order() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,10 @@ from mesm.datasets.errors import FeatureError
 from mesm.model.ranking import soft_iou
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.data.splits import training_splits
-from mesm.pipeline.data.texts import WORD_TABLE_FILE
-from mesm.pipeline.evaluate.predict import evaluate_split, predict
+from mesm.pipeline.data.text_kinds import text_kind
+from mesm.pipeline.data.texts import WORD_TABLE_FILE, VectorText
+from mesm.pipeline.evaluate.predict import evaluate_split, predict, protocol_of
 from mesm.pipeline.evaluate.predictions import load_predictions
-from mesm.pipeline.evaluate.protocol_of import protocol_of
 from mesm.pipeline.evaluate.run import Evaluation, evaluate_run
 from mesm.pipeline.evaluate.stage import evaluate
 from mesm.pipeline.evaluate.trained import load_evaluation_data, load_trained
@@ -45,7 +46,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_on(corpus: Path, queries: list[Annotation], train: list[Annotation], published: bool = False) -> Evaluation:
-    (result,) = evaluate_run(corpus / "run", {"test": queries}, train, corpus / "features", CPU, published)
+    trained = load_trained(corpus / "run", CPU)
+    if published:
+        settings = replace(trained.config, evaluate=replace(trained.config.evaluate, published=True))
+        trained = replace(trained, config=settings)
+    (result,) = evaluate_run(trained, {"test": queries}, train, corpus / "features")
     return result
 
 
@@ -73,8 +78,8 @@ def test_answers_ranked_by_frames_overlap_with_them(tmp_path: Path) -> None:
     for name in ("class", "frames"):
         run = train_tiny(corpus, tmp_path / name, *overrides, f"evaluate.rank_by={name}")
         trained = load_trained(run.path, CPU)
-        data = load_evaluation_data(trained, queries_of(corpus, "test"), corpus / "features", CPU)
-        scores.append(predict(trained.model, data, trained.config))
+        data = load_evaluation_data(trained, queries_of(corpus, "test"), corpus / "features")
+        scores.append(predict(trained.network, data, trained.config))
     for by_class, by_frames in zip(*scores, strict=True):
         probability = {tuple(window[:2]): window[2] for window in by_class.windows}
         assert by_frames.saliency is not None
@@ -119,8 +124,8 @@ def test_answer_depends_neither_on_batch_size_nor_on_other_queries(
     def answers(some: list[Annotation], batch_groups: int) -> list[np.ndarray]:
         config = trained.config
         config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, batch_groups=batch_groups))
-        data = load_evaluation_data(trained, some, corpus / "features", CPU)
-        return [np.concatenate([p.windows.ravel(), p.saliency]) for p in predict(trained.model, data, config)]
+        data = load_evaluation_data(trained, some, corpus / "features")
+        return [np.concatenate([p.windows.ravel(), p.saliency]) for p in predict(trained.network, data, config)]
 
     together = answers(queries, 30)
     for batch_groups in (1, 2, 4):
@@ -135,8 +140,8 @@ def test_answer_depends_neither_on_batch_size_nor_on_other_queries(
 def test_best_checkpoint_scores_what_its_training_said(corpus: Path) -> None:
     trained = load_trained(corpus / "run", CPU)
     _, held, _ = training_splits(trained.config, corpus / "annotations")
-    data = load_evaluation_data(trained, held, corpus / "features", CPU)
-    scores = evaluate_split(trained.model, data, trained.config)
+    data = load_evaluation_data(trained, held, corpus / "features")
+    scores = evaluate_split(trained.network, data, trained.config)
     assert scores.full.miou == pytest.approx(trained.checkpoint.meta["state"]["best_score"], abs=1e-9)
 
 
@@ -160,7 +165,7 @@ def test_protocol_follows_the_dataset() -> None:
 def test_checkpoint_file_is_as_good_as_its_folder(corpus: Path) -> None:
     trained = load_trained(RunDirectory(corpus / "run").checkpoint_path(BEST), CPU)
     assert trained.folder == corpus / "run"
-    assert not trained.model.training
+    assert not trained.network.training
 
 
 def test_other_features_are_refused_by_name(corpus: Path, tmp_path: Path) -> None:
@@ -173,7 +178,7 @@ def test_other_features_are_refused_by_name(corpus: Path, tmp_path: Path) -> Non
     with pytest.raises(
         PipelineError, match=r"other features \(second: trained with [0-9a-f]{12}, found [0-9a-f]{12}\)"
     ):
-        load_evaluation_data(trained, queries_of(corpus, "test"), features, CPU)
+        load_evaluation_data(trained, queries_of(corpus, "test"), features)
 
 
 def test_missing_text_is_named(corpus: Path) -> None:
@@ -212,13 +217,13 @@ def test_released_network_takes_any_features_that_fit_and_warns(
     shutil.rmtree(next(features.glob("second-*")))
     streams = {q.video_id: (np.ones((12, 8), np.float32),) * 2 for q in queries}
     write_streams(features, streams, version=1, names=["second"])
-    load_evaluation_data(load_trained(run, CPU), queries, features, CPU)
+    load_evaluation_data(load_trained(run, CPU), queries, features)
     assert "warning: the released checkpoint does not say which features" in capsys.readouterr().err
     shutil.rmtree(next(features.glob("second-*")))
     narrow = {q.video_id: (np.ones((12, 5), np.float32),) * 2 for q in queries}
     write_streams(features, narrow, version=2, names=["second"])
     with pytest.raises(PipelineError, match=r"reads frames of 18 numbers .* the features have 15 and 12"):
-        load_evaluation_data(load_trained(run, CPU), queries, features, CPU)
+        load_evaluation_data(load_trained(run, CPU), queries, features)
 
 
 def test_released_network_reads_its_words_beside_the_features(tmp_path: Path) -> None:
@@ -226,21 +231,25 @@ def test_released_network_reads_its_words_beside_the_features(tmp_path: Path) ->
     table = write_word_table(corpus / "features")
     overrides = ("features.text.encoder=glove", "features.text.unknown_words=vector", "train.epochs=1")
     train_tiny(corpus, corpus / "run", *overrides)
-    own = load_evaluation_data(load_trained(corpus / "run", CPU), queries_of(corpus, "test"), corpus / "features", CPU)
+    own = load_evaluation_data(load_trained(corpus / "run", CPU), queries_of(corpus, "test"), corpus / "features")
     run = as_imported(corpus, tmp_path / "run")
     trained = load_trained(run, CPU)
-    data = load_evaluation_data(trained, queries_of(corpus, "test"), corpus / "features", CPU)
+    data = load_evaluation_data(trained, queries_of(corpus, "test"), corpus / "features")
     assert torch.equal(data._words, own._words)
-    assert trained.word_table(corpus / "features").words == table.words
+    source = text_kind("glove").from_run(trained.text, corpus / "features", trained.config).source
+    assert isinstance(source, VectorText)
+    assert source.table.words == table.words
     (corpus / "features" / WORD_TABLE_FILE).unlink()
     with pytest.raises(PipelineError, match=r"no word vectors.*--name glove"):
-        load_evaluation_data(trained, queries_of(corpus, "test"), corpus / "features", CPU)
+        load_evaluation_data(trained, queries_of(corpus, "test"), corpus / "features")
     assert data.text_dim == TEXT_DIM
 
 
 def test_controls_show_what_is_guessed_without_the_video(corpus: Path) -> None:
     test, train = queries_of(corpus, "test"), queries_of(corpus, "train")
-    (result,) = evaluate_run(corpus / "run", {"test": test}, train, corpus / "features", CPU, controls=True)
+    (result,) = evaluate_run(
+        load_trained(corpus / "run", CPU), {"test": test}, train, corpus / "features", controls=True
+    )
     plain = run_on(corpus, test, train)
     names = list(result.scores)
     assert {"without the video", "with another video"} < set(names)
@@ -250,7 +259,7 @@ def test_controls_show_what_is_guessed_without_the_video(corpus: Path) -> None:
 
 def test_exchanged_videos_are_others_and_blanked_ones_keep_their_times(corpus: Path) -> None:
     trained = load_trained(corpus / "run", CPU)
-    data = load_evaluation_data(trained, queries_of(corpus, "test"), corpus / "features", CPU)
+    data = load_evaluation_data(trained, queries_of(corpus, "test"), corpus / "features")
     videos = list(data.frames.lengths)
     own, blank, other = (
         {video: table.take([video])[0] for video in videos}

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mesm.model.spans import exact_windows
 from mesm.pipeline.config.errors import ConfigError
 from mesm.pipeline.evaluate.postprocessing import (
     non_maximum_suppression,
     postprocess_windows,
     temporal_iou,
-    windows_from_spans,
+    windows_in_seconds,
 )
 from mesm.pipeline.evaluate.protocols import Protocol, find_protocol
 
@@ -45,7 +47,12 @@ def test_published_suppression_is_met(name: str) -> None:
 
 def test_spans_become_seconds_best_first() -> None:
     spans = np.array([[[0.5, 0.2], [0.25, 0.5]]], np.float32)
-    found = windows_from_spans(spans, np.array([[0.1, 0.7]], np.float32), np.array([20.0]), Protocol("any"))
+    found = windows_in_seconds(
+        exact_windows(torch.from_numpy(spans)).numpy(),
+        np.array([[0.1, 0.7]], np.float32),
+        np.array([20.0]),
+        Protocol("any"),
+    )
     np.testing.assert_allclose(found, [[[0, 10, 0.7], [8, 12, 0.1]]])
 
 

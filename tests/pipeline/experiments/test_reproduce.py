@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tiny_training import make_corpus, tiny_config, train_tiny
+from tiny_training import make_corpus, tiny_config, train_tiny, workspace_of
 
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.pipeline import cli
@@ -15,8 +14,6 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.experiments import reproduce
 from mesm.pipeline.experiments.seeds import best_figures, parse_seeds, summary, train_seeds
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +25,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_seeds_give_runs_of_their_own_and_one_table(corpus: Path, tmp_path: Path) -> None:
     config = tiny_config(corpus, "train.epochs=2")
-    place = (corpus / "annotations", corpus / "features")
-    runs = train_seeds(config, *place, tmp_path, CPU, [3, 4])
+    runs = train_seeds(workspace_of(corpus, config), tmp_path, [3, 4])
     assert [run.path.name for run in runs.values()] == ["seed-3", "seed-4"]
     figures = {f"seed {seed}": best_figures(run) for seed, run in runs.items()}
     assert runs[3].metrics() != runs[4].metrics()
@@ -97,10 +93,9 @@ def test_the_papers_row_stands_beside_the_mean_of_ours(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(reproduce.PAPER, "tiny", {"test": {"R1@0.5": 50.0, "mIoU": 40.0}})
-    monkeypatch.setattr(reproduce, "_RELEASED", {"first": "a.hdf5", "second": "b.hdf5"})
+    monkeypatch.setattr(reproduce, "RELEASED", {"first": "a.hdf5", "second": "b.hdf5"})
     config = tiny_config(corpus, "train.epochs=1")
-    place = (corpus / "annotations", corpus / "features")
-    tables = reproduce.reproduce("tiny", config, *place, tmp_path, CPU, [1, 2], "")
+    tables = reproduce.reproduce("tiny", workspace_of(corpus, config), tmp_path, [1, 2], "")
     rows = dict(tables["test"].rows)
     assert tables["test"].columns == ("R1@0.5", "mIoU")
     assert rows["paper"] == (50.0, 40.0)
@@ -115,4 +110,4 @@ def test_every_setting_of_the_paper_has_a_configuration(setting: str) -> None:
     assert config.train.epochs == 200
     assert config.evaluate.published
     assert set(reproduce.PAPER[setting]) <= set(config.dataset.test_splits)
-    assert all(stream.encoder in reproduce._RELEASED for stream in config.features.video)
+    assert all(stream.encoder in reproduce.RELEASED for stream in config.features.video)

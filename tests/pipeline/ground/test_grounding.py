@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import asdict
 from pathlib import Path
 
 import av
@@ -13,7 +14,8 @@ import torch
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.extractors.errors import VideoError
 from mesm.extractors.weights.sources import WeightSources
-from mesm.model import Mesm
+from mesm.model.network import Sizes
+from mesm.model.registry import build_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import Config, to_plain
@@ -33,14 +35,14 @@ def save_untrained_run(folder: Path, config: Config) -> Path:
         *build_video_encoders(config, CPU, WeightSources()),
         build_text_encoder(config.features.text, CPU, WeightSources()),
     ]
-    sizes = {"video_dim": encoders[0].dim + 2, "text_dim": encoders[1].dim, "word_classes": 203}
+    sizes = Sizes(encoders[0].dim + 2, encoders[1].dim, 203)
     torch.manual_seed(0)
-    model = Mesm(type(config.model)(**{**to_plain(config.model), **sizes}))
+    model = build_network(config.model, sizes)
     run = RunDirectory(folder)
     run.create()
     meta = {
         "config": to_plain(config),
-        "sizes": sizes,
+        "sizes": asdict(sizes),
         "text": {},
         "vocabulary": Vocabulary((), 200, 49406, 49407).to_json(),
         "fingerprints": {encoder.name: encoder_fingerprint(encoder) for encoder in encoders},

@@ -158,9 +158,9 @@ def test_imported_network_is_the_golden_network_of_the_same_weights(tmp_path: Pa
     shapes = released_shapes(setting)
     expected = golden_network(shapes, "official", recognise(shapes)).eval()
     assert trained.config.name == setting
-    assert trained.model.config.masks == "official"
-    assert trained.model.config.segment_context == ("group" if setting == QVH else "clip")
-    ours = trained.model.state_dict()
+    assert trained.network.config.masks == "official"
+    assert trained.network.config.segment_context == ("group" if setting == QVH else "clip")
+    ours = trained.network.state_dict()
     assert set(ours) == set(expected.state_dict())
     for name, value in expected.state_dict().items():
         assert torch.equal(ours[name], value), name
@@ -174,7 +174,7 @@ def test_full_size_checkpoint_answers_as_the_published_network(tmp_path: Path) -
     import_checkpoint(source, tmp_path / "run", trust_pickle=True)
     trained = load_trained(tmp_path / "run", CPU)
     with torch.no_grad():
-        output = trained.model(golden_batch(golden, recognise(shapes), training=False))
+        output = trained.network(golden_batch(golden, recognise(shapes), training=False))
     prefix = "official_masks/eval/outputs"
     np.testing.assert_allclose(output.spans[0], golden[f"{prefix}/pred_spans"], atol=2e-5)
     np.testing.assert_allclose(output.logits[0], golden[f"{prefix}/pred_logits"], atol=2e-5)

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 import tiny_training
 import torch
-from tiny_training import make_corpus, tiny_config, train_tiny
+from tiny_training import make_corpus, tiny_config, tiny_steps, train_tiny
 
+from mesm.model.network import Draw
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.checkpoint import BEST, LAST
 from mesm.pipeline.run.directory import RunDirectory
 from mesm.pipeline.run.distributed import World
-from mesm.pipeline.train.data import load_training_data
-from mesm.pipeline.train.recipe import Trainer
 
 CPU = torch.device("cpu")
 SURE = ("model.dropout=0", "model.input_dropout=0", "train.epochs=4", "loss.triplet=true")
 """Without dropout, which every process draws for itself."""
+
+DRAWS = Draw.OTHER_QUERY | Draw.MASKED_WORDS | Draw.ROW_PAIRS
 
 
 @pytest.fixture(scope="module")
@@ -133,37 +134,33 @@ def test_shares_are_contiguous_and_cover_everything() -> None:
 
 @pytest.mark.parametrize("option", ["model.masks=official", "model.context=attention", "model.segment_context=group"])
 def test_what_spans_a_batch_is_refused(corpus: Path, tmp_path: Path, option: str) -> None:
-    config = tiny_config(corpus, option)
-    data = load_training_data(config, corpus / "annotations", corpus / "features", CPU)
-    run = RunDirectory(tmp_path)
     with pytest.raises(PipelineError, match=option):
-        Trainer(config, data, run, CPU, World(0, 2))
+        tiny_steps(corpus, option, world=World(0, 2))
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_parts_of_a_batch_are_rows_of_the_whole(corpus: Path, size: int) -> None:
     """Whatever is drawn is the same in every process, and negatives of other processes lend their words."""
 
-    config = tiny_config(corpus, *SURE)
-    data = load_training_data(config, corpus / "annotations", corpus / "features", CPU).train
+    data = tiny_steps(corpus, *SURE).data
     indices, groups = data.queries_of([0, 1, 2])
-    whole = data.batch(indices, groups, np.random.default_rng(5))
+    whole = data.batch(indices, groups, np.random.default_rng(5), DRAWS)
     assert whole.negative_query is not None
     assert whole.targets is not None
     assert whole.word_mask is not None
     start = 0
     for rank in range(size):
         own = [i for i, group in enumerate(groups) if group in World(rank, size).share([0, 1, 2])]
-        part = data.batch(indices, groups, np.random.default_rng(5), part=range(own[0], own[-1] + 1))
+        part = data.batch(indices, groups, np.random.default_rng(5), DRAWS, part=range(own[0], own[-1] + 1))
         assert part.count == len(own)
         assert part.negative_query is not None
         assert part.targets is not None
         assert part.word_mask is not None
-        lent = whole.words[whole.negative_query[own]]
-        width = part.words.shape[1]
-        assert torch.equal(part.words[part.negative_query], lent[:, :width])
+        lent = whole.words.vectors[whole.negative_query[own]]
+        width = part.words.vectors.shape[1]
+        assert torch.equal(part.words.vectors[part.negative_query], lent[:, :width])
         assert not lent[:, width:].any()
-        assert torch.equal(part.words[: part.count], whole.words[own][:, :width])
+        assert torch.equal(part.words.vectors[: part.count], whole.words.vectors[own][:, :width])
         assert torch.equal(part.word_mask.masked, whole.word_mask.masked[own][:, :width])
         rows = part.targets.clip_mask.shape[1]
         assert torch.equal(part.targets.windows, whole.targets.windows[own])

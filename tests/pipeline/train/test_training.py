@@ -16,6 +16,7 @@ from tiny_training import (
     make_corpus,
     queries_of,
     tiny_config,
+    tiny_steps,
     train_killed,
     train_tiny,
     write_streams,
@@ -24,15 +25,15 @@ from tiny_training import (
 )
 
 from mesm.datasets.grouping import epoch_batches
+from mesm.model.networks.mesm import Mesm
 from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.config.schema import TrainConfig
 from mesm.pipeline.data.batches import batches_by_length
 from mesm.pipeline.data.splits import training_splits
 from mesm.pipeline.data.texts import WORD_TABLE_FILE
 from mesm.pipeline.run.checkpoint import BEST, LAST
 from mesm.pipeline.run.directory import RunDirectory
-from mesm.pipeline.train import compiling
-from mesm.pipeline.train.data import load_training_data
-from mesm.pipeline.train.recipe import Trainer
+from mesm.pipeline.train.optimisation import Average, learning_rate
 
 CPU = torch.device("cpu")
 SHORT = ("train.epochs=2",)
@@ -47,14 +48,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def straight(corpus: Path) -> RunDirectory:
     """Six epochs without a break."""
     return train_tiny(corpus, corpus / "straight")
-
-
-def a_trainer(corpus: Path, out: Path, *overrides: str) -> Trainer:
-    config = tiny_config(corpus, *overrides)
-    data = load_training_data(config, corpus / "annotations", corpus / "features", CPU)
-    run = RunDirectory(out)
-    run.create()
-    return Trainer(config, data, run, CPU)
 
 
 def without_times(run: RunDirectory) -> list[dict[str, Any]]:
@@ -239,10 +232,10 @@ def test_choosing_on_the_test_split_is_said(corpus: Path, tmp_path: Path, capsys
 def test_number_that_is_not_finite_stops_with_the_parts(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    original = compiling.compute_losses
+    original = Mesm.losses
 
-    def spoiled(output: Any, *arguments: Any) -> dict[str, torch.Tensor]:
-        losses: dict[str, torch.Tensor] = original(output, *arguments)
+    def spoiled(network: Mesm, output: Any, *arguments: Any) -> dict[str, torch.Tensor]:
+        losses: dict[str, torch.Tensor] = original(network, output, *arguments)
         steps.append(1)
         if len(steps) == 5:
             nothing = output.saliency.sum() * 0
@@ -251,7 +244,7 @@ def test_number_that_is_not_finite_stops_with_the_parts(
         return losses
 
     steps: list[int] = []
-    monkeypatch.setattr(compiling, "compute_losses", spoiled)
+    monkeypatch.setattr(Mesm, "losses", spoiled)
     with pytest.raises(PipelineError, match=rf"the {what} is not finite in epoch 2, step 2: span .*, total "):
         train_tiny(corpus, tmp_path / "run")
     last = RunDirectory(tmp_path / "run").load(LAST)
@@ -260,23 +253,25 @@ def test_number_that_is_not_finite_stops_with_the_parts(
     assert all(value.isfinite().all() for value in last.tensors.values())
 
 
-def test_average_of_the_weights_is_validated_and_kept(corpus: Path, tmp_path: Path) -> None:
-    trainer = a_trainer(corpus, tmp_path / "run", "train.ema=0.5", *SHORT)
-    weights = [{k: v.clone() for k, v in trainer.model.state_dict().items()}]
-    original = trainer._average
+def test_average_of_the_weights_is_validated_and_kept(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Average.update
+    first = tiny_steps(corpus, "train.ema=0.5", *SHORT).state.network
+    weights = [{k: v.clone() for k, v in first.state_dict().items()}]
 
-    def spy(*arguments: Any) -> None:
-        weights.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
-        original(*arguments)
+    def spy(average: Average, network: torch.nn.Module, steps: int) -> None:
+        weights.append({k: v.clone() for k, v in network.state_dict().items()})
+        original(average, network, steps)
 
-    trainer._average = spy  # type: ignore[method-assign]
-    trainer.train()
+    monkeypatch.setattr(Average, "update", spy)
+    run = train_tiny(corpus, tmp_path / "run", "train.ema=0.5", *SHORT)
     name = "global_token"
     expected = weights[0][name]
     for step, one in enumerate(weights[1:], start=1):
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * one[name]
-    last, best = trainer.run.load(LAST), trainer.run.load(BEST)
+    last, best = run.load(LAST), run.load(BEST)
     assert last is not None
     assert best is not None
     torch.testing.assert_close(last.part("averaged")[name], expected)
@@ -285,18 +280,17 @@ def test_average_of_the_weights_is_validated_and_kept(corpus: Path, tmp_path: Pa
     assert not any(key.startswith(("averaged", "optimiser")) for key in best.tensors)
 
 
-def test_learning_rate_warms_up_and_falls_to_nothing(corpus: Path, tmp_path: Path) -> None:
-    trainer = a_trainer(corpus, tmp_path, "train.schedule=cosine", "train.warmup_steps=4", "train.lr=1")
-    steps = 6 * trainer.steps_per_epoch
-    rates = [trainer.learning_rate(step) for step in range(steps)]
+def test_learning_rate_warms_up_and_falls_to_nothing() -> None:
+    train = TrainConfig(epochs=6, schedule="cosine", warmup_steps=4, lr=1)
+    steps = 6 * 3
+    rates = [learning_rate(train, step, 3) for step in range(steps)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0
     middle = 4 + (steps - 4) // 2
     assert rates[middle] == pytest.approx(0.5)
     assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert trainer.learning_rate(steps) == pytest.approx(0)
-    constant = a_trainer(corpus, tmp_path, "train.lr=0.5")
-    assert {constant.learning_rate(step) for step in range(steps)} == {0.5}
+    assert learning_rate(train, steps, 3) == pytest.approx(0)
+    assert {learning_rate(TrainConfig(lr=0.5), step, 3) for step in range(steps)} == {0.5}
 
 
 @pytest.mark.parametrize("epoch", [0, 3])
@@ -317,15 +311,15 @@ def test_batches_by_length_hold_every_group_once_and_less_padding(epoch: int) ->
 
 
 def test_option_groups_the_epoch_by_length(corpus: Path, tmp_path: Path) -> None:
-    trainer = a_trainer(corpus, tmp_path, "train.group_by_length=true")
-    plain = a_trainer(corpus, tmp_path)
+    steps = tiny_steps(corpus, "train.group_by_length=true")
+    plain = tiny_steps(corpus)
     for epoch in range(3):
-        batches = trainer.batches(epoch)
-        assert sorted(g for b in batches for g in b) == list(range(len(trainer.data.train.groups)))
-        expected = epoch_batches(trainer.data.train.groups, 3, seed=2019, epoch=epoch)
+        batches = steps.batches(epoch)
+        assert sorted(g for b in batches for g in b) == list(range(len(steps.data.groups)))
+        expected = epoch_batches(steps.data.groups, 3, seed=2019, epoch=epoch)
         assert plain.batches(epoch) == expected
-        assert batches == batches_by_length(expected, trainer.data.train.lengths_of_groups())
-    meetings = [{frozenset(batch) for batch in trainer.batches(epoch)} for epoch in range(3)]
+        assert batches == batches_by_length(expected, steps.data.lengths_of_groups())
+    meetings = [{frozenset(batch) for batch in steps.batches(epoch)} for epoch in range(3)]
     assert meetings[0] != meetings[1] != meetings[2]
 
 
@@ -356,35 +350,34 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 
 @pytest.mark.parametrize("overrides", OPTIONS.values(), ids=OPTIONS.keys())
 def test_option_trains(corpus: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    trainer = a_trainer(corpus, tmp_path, *overrides)
-    trainer.model.train()
-    parts = trainer.step(trainer.batches(0)[0], 0).read()
+    steps = tiny_steps(corpus, *overrides)
+    steps.state.network.train()
+    parts = steps.take(steps.batches(0)[0], 0).read()
     assert all(math.isfinite(value) for value in parts.values())
 
 
 @pytest.mark.parametrize("crop", [0.0, 1.0])
 def test_a_step_sees_parts_of_videos_where_that_is_asked_for(corpus: Path, tmp_path: Path, crop: float) -> None:
-    trainer = a_trainer(corpus, tmp_path, f"train.crop={crop}")
+    steps = tiny_steps(corpus, f"train.crop={crop}")
     shown: list[int] = []
-    trainer.model.train().register_forward_pre_hook(lambda _, inputs: shown.append(len(inputs[0].video)))
-    groups = trainer.batches(0)[0]
-    trainer.step(groups, 0)
-    indices, places = trainer.data.train.queries_of(groups)
-    whole = len(trainer.data.train.batch(indices, places).video)
+    steps.state.network.train().register_forward_pre_hook(lambda _, inputs: shown.append(len(inputs[0].video)))
+    groups = steps.batches(0)[0]
+    steps.take(groups, 0)
+    indices, places = steps.data.queries_of(groups)
+    whole = len(steps.data.batch(indices, places).video)
     assert shown == [whole] if crop == 0 else shown[0] < whole
 
 
 def test_features_are_standardised_as_the_training_split_has_them(corpus: Path, tmp_path: Path) -> None:
-    trainer = a_trainer(corpus, tmp_path, "model.standardise=true", "train.ema=0.9")
-    data, scaling = trainer.data.train, trainer.model.video_scaling
+    steps = tiny_steps(corpus, "model.standardise=true", "train.ema=0.9")
+    data, scaling = steps.data, steps.state.network.video_scaling
     videos = sorted({annotation.video_id for annotation in data.annotations})
     rows = torch.cat([data.frames.take([video])[0] for video in videos])
     assert torch.allclose(scaling.mean, rows.mean(0), atol=1e-5)
     assert torch.allclose(scaling(rows).std(0, correction=0), torch.ones(rows.shape[1]), atol=1e-3)
     words = data.words_of_all()
-    assert torch.allclose(trainer.model.text_scaling(words).mean(0), torch.zeros(words.shape[1]), atol=1e-4)
-    trainer.train()
-    best = RunDirectory(tmp_path).load(BEST)
+    assert torch.allclose(steps.state.network.text_scaling(words).mean(0), torch.zeros(words.shape[1]), atol=1e-4)
+    best = train_tiny(corpus, tmp_path, "model.standardise=true", "train.ema=0.9").load(BEST)
     assert best is not None
     assert any(name.endswith("video_scaling.mean") for name in best.tensors)
 
@@ -401,9 +394,9 @@ def test_word_vectors_are_kept_with_the_run(tmp_path: Path) -> None:
 
 
 def test_plan_is_printed(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    a_trainer(corpus, tmp_path).announce()
+    train_tiny(corpus, tmp_path, "train.epochs=1")
     said = capsys.readouterr().err
-    assert "training tiny: 18 queries of 9 groups, 3 steps an epoch, 6 epochs" in said
+    assert "training tiny: 18 queries of 9 groups, 3 steps an epoch, 1 epochs" in said
     assert "parameters, frames 18, words 12, 15 word classes; cpu, fp32" in said
 
 

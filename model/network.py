@@ -1,0 +1,124 @@
+"""What every network is: a batch goes in, an output comes out; losses and answers are made of the output.
+
+The stages know this and nothing else of a network. To add one, see docs/add-a-network.md.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import Any
+
+from torch import Tensor, nn
+
+from mesm.model.batch import Batch
+from mesm.model.losses import WHOLE, Share
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a network that follow from the features; a checkpoint stores them."""
+
+    video_dim: int
+    """Width of the frame features, the two temporal endpoint columns included."""
+    text_dim: int
+    word_classes: int
+    """Classes of the rebuilding of masked words: the vocabulary, unknown, and start and end where the text has them."""
+
+
+class Draw(Flag):
+    """What is drawn at random for a batch to train on, in this order."""
+
+    NONE = 0
+    OTHER_QUERY = auto()
+    """For each query a random one of another group, which does not describe its video."""
+    NEXT_QUERY = auto()
+    """For each query the next one of the batch, for the last one the first."""
+    MASKED_WORDS = auto()
+    """Words that are hidden, to be rebuilt."""
+    ROW_PAIRS = auto()
+    """Pairs of rows of which one should score higher than the other."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """K windows for each of N queries, in no particular order."""
+
+    windows: Tensor
+    """(N, K, 2) float64, start and end as fractions of the duration; may reach beyond it."""
+    scores: Tensor
+    """(N, K), 0 to 1: how much each window looks like the moment."""
+    saliency: Tensor
+    """(N, L), how well each row fits the query, 0 at padding."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes and switches of a network, and what follows from them before it is built.
+
+    Every network's own has a field `network` that can only hold its name, which tells the configurations apart.
+    """
+
+    @property
+    def name(self) -> str:
+        """The network's name in the registry."""
+        return str(self.network)  # type: ignore[attr-defined]
+
+    def draws(self) -> Draw:
+        """Return what training draws for a batch."""
+        return Draw.NONE
+
+    def rankings(self) -> tuple[str, ...]:
+        """Return the values of `evaluate.rank_by` that the network can do, the published one first."""
+        return ("class",)
+
+    def ties(self) -> list[str]:
+        """Return the options under which a query's answer depends on the other queries of its batch."""
+        return []
+
+    def problems(self) -> list[str]:
+        """Say which values, each possible by itself, cannot go together."""
+        return []
+
+
+class Network(nn.Module, ABC):
+    """A network with its losses and the reading of its answers."""
+
+    def __init__(self, config: NetworkConfig, sizes: Sizes) -> None:
+        super().__init__()
+        self.config, self.sizes = config, sizes
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Any:
+        """Return the network's own output, a dataclass with a method `float` that gives the same in float32."""
+
+    @abstractmethod
+    def losses(
+        self, output: Any, batch: Batch, weights: Any, share: Share = WHOLE, assigned: Any = None
+    ) -> dict[str, Tensor]:
+        """Compute the parts of the loss, scalars, and `total`, their weighted sum.
+
+        weights: the network's loss configuration; share: what this process has of the batch; assigned: what `assign`
+        returned, by default asked here. With `assigned` given, this is nothing but tensor operations.
+        """
+
+    @abstractmethod
+    def decode(self, output: Any, batch: Batch, rank_by: str = "class") -> Answers:
+        """Read the answers of an output; rank_by: one of the configuration's `rankings`."""
+
+    def assign(self, output: Any, batch: Batch, weights: Any) -> Any:
+        """Settle on the host what the losses need of it, such as which span answers for which window."""
+        return None
+
+    def fit(self, frames: Iterable[Tensor], words: Iterable[Tensor]) -> None:
+        """Measure what the network keeps of the training features, before the first step.
+
+        frames: parts (rows, D_video) of all frames; words: parts (rows, D_text) of all words.
+        """
+        return
+
+    def after_step(self, step: int) -> None:
+        """Do what follows an optimiser step, counted from 0; what changes must live in buffers, so that it resumes."""
+        return
