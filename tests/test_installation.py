@@ -19,9 +19,10 @@ BUILD_FILES = ("setup.cfg", "pyproject.toml", "LICENSE", "README.md")
 
 CHECK = """
 import importlib.metadata, importlib.resources, pathlib, sys
-import mesm.pipeline, mesm.datasets.annotations, mesm.model, mesm.tools
+import mesm.pipeline, mesm.datasets.annotations, mesm.model, mesm.pipeline.report.charts, mesm.tools
 assert pathlib.Path(mesm.pipeline.__file__).resolve().is_relative_to(sys.argv[1]), mesm.pipeline.__file__
 assert importlib.metadata.version("mesm-pipeline") == mesm.pipeline.__version__
+assert "<svg" in mesm.pipeline.report.charts.sparkline("a", [(1, 1)])
 configs = sorted(entry.name for entry in importlib.resources.files("mesm.pipeline.configs").iterdir())
 print(" ".join(name for name in configs if name.endswith(".yaml")))
 """
@@ -97,7 +98,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: Path) -> None:
         f"mesm/{path.relative_to(ROOT).as_posix()}"
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in {".py", ".yaml"} or path.name == "py.typed"
+        if path.suffix in {".py", ".yaml", ".j2", ".css"} or path.name == "py.typed"
     }
     assert expected <= held
     assert {name.split("/")[0] for name in held} == {

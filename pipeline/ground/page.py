@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult
+from mesm.pipeline.evaluate.postprocessing import temporal_iou
+from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Moment
 from mesm.pipeline.report import grounding_page as report
 from mesm.pipeline.report.table import MetricsTable
 from mesm.pipeline.report.thumbnails import thumbnails
@@ -29,7 +30,15 @@ def grounding_figure(
         saliency=(times.tolist(), result.saliency.tolist()),
         thumbnails=pictures,
         video=video.path.name,
+        overlap=_overlap(result.moments, truth),
     )
+
+
+def _overlap(moments: Sequence[Moment], truth: Sequence[tuple[float, float]] | None) -> float | None:
+    """Return the IoU of the best answer with the annotated moment that it fits best."""
+    if not moments or not truth:
+        return None
+    return float(temporal_iou(np.array([moments[0].start_s, moments[0].end_s]), np.array(truth, float)).max())
 
 
 def write_grounding_page(out: Path, video: EncodedVideo, result: GroundingResult) -> Path:

@@ -4,147 +4,93 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from typing import Any
 
 import numpy as np
 
-from mesm.pipeline.report.page import nice_step, points_text
+from mesm.pipeline.report.page import render
 
 WIDTH, HEIGHT = 460, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 46, 446, 12, 220
+"""Edges of the part of a chart in which its curves run."""
 SPARK_WIDTH, SPARK_HEIGHT = 200, 56
-SERIES_COLOURS = 5
-DASHES = ("none", "7 4", "2 4", "10 4 2 4", "4 2")
-
-STYLE = """
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 1.1rem; }
-.sparks { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: .8rem 1.1rem; }
-.chart { margin: 0; }
-.chart svg, .spark svg { display: block; width: 100%; height: auto; overflow: visible; }
-.chart text { font-size: 12px; fill: var(--soft); font-variant-numeric: tabular-nums; }
-.grid { stroke: var(--line); stroke-width: 1; }
-.series { fill: none; stroke-width: 2.2; stroke-linejoin: round; }
-.mark { stroke: var(--card); stroke-width: 1.5; }
-.keys {
-  display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; list-style: none; margin: .5rem 0 0; padding: 0;
-  font-size: .85rem;
-}
-.chart .keys svg { width: 1.6rem; height: .6rem; display: inline-block; margin-right: .4rem; }
-.keys b, .spark b { font-variant-numeric: tabular-nums; }
-.spark span { color: var(--soft); font-size: .85rem; }
-.spark b { float: right; font-size: .9rem; }
-"""
 
 Points = Sequence[tuple[float, float]]
 
 
-@dataclass(frozen=True)
-class _Axes:
-    """Value ranges of a chart; both axes grow away from its lower left corner."""
-
-    x_low: float
-    x_high: float
-    y_low: float
-    y_high: float
-    y_step: float
-
-    @classmethod
-    def around(cls, curves: Sequence[Points]) -> _Axes:
-        """Hold all points, and 0 on the y axis, with round numbers at its ends."""
-        xs = [x for points in curves for x, _ in points]
-        ys = [0.0, *(y for points in curves for _, y in points)]
-        step = nice_step((max(ys) - min(ys)) or 1, 5)
-        return cls(
-            min(xs),
-            max(max(xs), min(xs) + 1),
-            step * math.floor(min(ys) / step),
-            step * math.ceil(max(ys) / step),
-            step,
-        )
-
-    def across(self, x: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (x - self.x_low) / (self.x_high - self.x_low)
-
-    def down(self, y: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (self.y_high - y) / ((self.y_high - self.y_low) or 1)
-
-
 def line_chart(title: str, x_name: str, series: Mapping[str, Points]) -> str:
-    """Draw named series of (x, y) on common axes; the key states each series' last value.
+    """Draw named series of (x, y) on common axes that hold y = 0; the key states each series' last value.
 
-    Points that are not finite are left out, and so are series without any point; without a series nothing is drawn.
+    Points that are not finite are left out, and so are series without any point. Returns Markup, "" without a series.
     """
-    drawn = {name: points for name, raw in series.items() if (points := _finite(raw))}
+    drawn = {name: finite for name, points in series.items() if len(finite := _finite(points))}
     if not drawn:
         return ""
-    axes = _Axes.around(list(drawn.values()))
-    curves = "".join(_curve(axes, points, number) for number, points in enumerate(drawn.values()))
-    spoken = ", ".join(f"{name} ends at {_number(points[-1][1])}" for name, points in drawn.items())
-    return (
-        f'<figure class="chart"><h3>{escape(title)}</h3>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title} by {x_name}: {spoken}")}">'
-        f"{_grid(axes)}{curves}</svg>{_keys(drawn)}</figure>"
+    xs, ys = np.concatenate(list(drawn.values())).T
+    x_low, x_high = xs.min(), max(xs.max(), xs.min() + 1)
+    low, high = min(ys.min(), 0), max(ys.max(), 0)
+    y_step = nice_step((high - low) or 1, 5)
+    y_low, y_high = y_step * math.floor(low / y_step), y_step * math.ceil(high / y_step)
+
+    def across(x: np.ndarray) -> np.ndarray:
+        return np.interp(x, (x_low, x_high), (LEFT, RIGHT))
+
+    def down(y: np.ndarray) -> np.ndarray:
+        return np.interp(y, (y_low, max(y_high, y_low + y_step)), (BOTTOM, TOP))
+
+    levels = multiples(y_step, y_low, y_high)
+    places = multiples(max(1, nice_step(x_high - x_low, 8)), x_low, x_high)
+    return render(
+        "line_chart.html.j2",
+        title=title,
+        x_name=x_name,
+        size=(WIDTH, HEIGHT),
+        sides=(LEFT, RIGHT),
+        levels=zip(down(levels), map(_number, levels), strict=True),
+        places=zip(across(places), (f"{x:g}" for x in places), strict=True),
+        curves=[_curve(name, points, across(points[:, 0]), down(points[:, 1])) for name, points in drawn.items()],
     )
 
 
 def sparkline(name: str, points: Points) -> str:
-    """Draw one small curve under its name and last value; nothing without a finite point."""
+    """Draw one small curve under its name and last value. Returns Markup, "" without a finite point."""
     finite = _finite(points)
-    if not finite:
+    if not len(finite):
         return ""
-    x, y = (np.array(column) for column in zip(*finite, strict=True))
-    across = 2 + (SPARK_WIDTH - 8) * (x - x[0]) / ((x[-1] - x[0]) or 1)
-    levels = 4 + (SPARK_HEIGHT - 8) * (y.max() - y) / ((y.max() - y.min()) or 1)
-    first, last = _number(float(y[0])), _number(float(y[-1]))
-    return (
-        f'<div class="spark"><span>{escape(name)}</span><b>{last}</b>'
-        f'<svg viewBox="0 0 {SPARK_WIDTH} {SPARK_HEIGHT}" role="img" '
-        f'aria-label="{escape(name)}: from {first} to {last}">'
-        f'<polyline class="series" style="stroke:var(--series-2)" points="{points_text(across, levels)}"/>'
-        f"{_mark(float(across[-1]), float(levels[-1]), 2)}</svg></div>"
-    )
+    x, y = finite.T
+    across = 2 + (SPARK_WIDTH - 8) * (x - x[0]) / (x[-1] - x[0] or 1)
+    down = 4 + (SPARK_HEIGHT - 8) * (y.max() - y) / (y.max() - y.min() or 1)
+    curve = _curve(name, finite, across, down)
+    return render("sparkline.html.j2", size=(SPARK_WIDTH, SPARK_HEIGHT), curve=curve, first=_number(y[0]))
 
 
-def _grid(axes: _Axes) -> str:
-    shapes = []
-    for y in np.arange(axes.y_low, axes.y_high + axes.y_step / 2, axes.y_step):
-        level = axes.down(float(y))
-        shapes.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>')
-        shapes.append(f'<text x="{LEFT - 7}" y="{level + 4:.1f}" text-anchor="end">{_number(float(y))}</text>')
-    step = max(1.0, nice_step(axes.x_high - axes.x_low, 8))
-    for x in np.arange(math.ceil(axes.x_low / step) * step, axes.x_high + 1e-6, step):
-        place = axes.across(float(x))
-        shapes.append(f'<text x="{place:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{x:g}</text>')
-    return "".join(shapes)
+def nice_step(span: float, most: int) -> float:
+    """Return the smallest of 1, 2, 5 times a power of ten that cuts `span` into at most `most` parts."""
+    if span <= 0:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(span / most))
+    return float(next(step * power for step in (1, 2, 5, 10) if span / (step * power) <= most + 1e-9))
 
 
-def _curve(axes: _Axes, points: Points, number: int) -> str:
-    across, levels = [axes.across(x) for x, _ in points], [axes.down(y) for _, y in points]
-    line = f'<polyline class="series" style="{_look(number)}" points="{points_text(across, levels)}"/>'
-    return line + _mark(across[-1], levels[-1], number % SERIES_COLOURS)
+def multiples(step: float, low: float, high: float) -> np.ndarray:
+    """Return the multiples of `step` from `low` to `high`, both included."""
+    return step * np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
 
 
-def _mark(x: float, y: float, colour: int) -> str:
-    return f'<circle class="mark" style="fill:var(--series-{colour})" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
+def points_text(x: np.ndarray, y: np.ndarray) -> str:
+    """Return coordinates as SVG writes them in a polyline."""
+    return " ".join(f"{a:.2f},{b:.2f}" for a, b in zip(x, y, strict=True))
 
 
-def _look(number: int) -> str:
-    """Tell series apart by colour and by dashes."""
-    return f"stroke:var(--series-{number % SERIES_COLOURS});stroke-dasharray:{DASHES[number % len(DASHES)]}"
+def _curve(name: str, points: np.ndarray, across: np.ndarray, down: np.ndarray) -> dict[str, Any]:
+    """Return what the templates draw of points (N, 2), which stand at `across` and `down` in the picture."""
+    end = (f"{across[-1]:.1f}", f"{down[-1]:.1f}")
+    return {"name": name, "last": _number(points[-1, 1]), "points": points_text(across, down), "end": end}
 
 
-def _keys(drawn: Mapping[str, Points]) -> str:
-    items = []
-    for number, (name, points) in enumerate(drawn.items()):
-        path = f'<path class="series" style="{_look(number)}" d="M0 5H32"/>'
-        line = f'<svg viewBox="0 0 32 10" aria-hidden="true">{path}</svg>'
-        items.append(f"<li>{line}{escape(name)} <b>{_number(points[-1][1])}</b></li>")
-    return f'<ul class="keys">{"".join(items)}</ul>'
-
-
-def _finite(points: Points) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in points if math.isfinite(y)]
+def _finite(points: Points) -> np.ndarray:
+    """Return the points (N, 2) whose y is finite."""
+    return np.array([(x, y) for x, y in points if math.isfinite(y)])
 
 
 def _number(value: float) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from mesm.pipeline.config.errors import PipelineError
-from mesm.pipeline.report.charts import STYLE as CHART_STYLE
 from mesm.pipeline.report.charts import line_chart, sparkline
-from mesm.pipeline.report.page import page, seconds_text, table_html
+from mesm.pipeline.report.page import render
 from mesm.pipeline.report.table import MetricsTable
 from mesm.pipeline.run.text_files import publish_text
 
@@ -26,17 +24,7 @@ RECALLS = {
 PRECISIONS = {"mAP avg": "MR-full-mAP", "mAP@0.5": "MR-full-mAP@0.5", "mAP@0.75": "MR-full-mAP@0.75"}
 HEADLINES = ("mIoU", "R1@0.5", "mAP avg")
 
-STYLE = """
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 1rem; margin: 0; }
-.facts div { border-left: 3px solid var(--line); padding-left: .8rem; }
-.facts dt { color: var(--soft); font-size: .85rem; }
-.facts dd { margin: 0; font-size: 1.25rem; font-weight: 650; font-variant-numeric: tabular-nums; }
-.notes { color: var(--soft); margin: .9rem 0 0; padding-left: 1.1rem; }
-.sparks { margin-top: .8rem; }
-"""
-
 Row = Mapping[str, Any]
-Points = list[tuple[float, float]]
 
 
 def write_run_report(
@@ -48,12 +36,21 @@ def write_run_report(
     was chosen. Raises PipelineError when the folder holds no metrics, FeatureError when the report cannot be written.
     """
     rows = _read_metrics(run_dir / METRICS_FILE)
-    sections = [_facts(rows, notes)]
-    sections += [table_html(table, caption) for caption, table in (tables or {}).items()]
-    sections += [_validation(rows), _losses(rows), _configuration(run_dir / CONFIG_FILE)]
-    path = run_dir / REPORT_FILE
-    name = run_dir.resolve().name
-    publish_text(path, page(f"Training run “{name}”", _subtitle(rows), sections, CHART_STYLE + STYLE))
+    config, path = run_dir / CONFIG_FILE, run_dir / REPORT_FILE
+    page = render(
+        "run.html.j2",
+        name=run_dir.resolve().name,
+        epochs=len(rows),
+        seconds=sum(float(row.get("seconds", 0)) for row in rows),
+        facts=_facts(rows),
+        notes=notes,
+        tables=tables or {},
+        validation=_validation_charts(rows),
+        total_loss=line_chart("Total loss", "epoch", {"total": _series(rows, "loss", "total")}),
+        sparks=_sparklines(rows),
+        config=config.read_text(encoding="utf-8") if config.is_file() else None,
+    )
+    publish_text(path, page)
     return path
 
 
@@ -77,54 +74,34 @@ def _read_metrics(path: Path) -> list[Row]:
     return rows
 
 
-def _subtitle(rows: Sequence[Row]) -> str:
-    seconds = sum(float(row.get("seconds", 0)) for row in rows)
-    return f"{len(rows)} {'epoch' if len(rows) == 1 else 'epochs'}, {seconds_text(seconds)} of training steps"
-
-
-def _facts(rows: Sequence[Row], notes: Sequence[str]) -> str:
+def _facts(rows: Sequence[Row]) -> dict[str, str]:
+    """Return the figures of the run by what they are."""
     facts = {"epochs": str(len(rows)), "steps an epoch": str(rows[-1].get("steps", ""))}
     for name in HEADLINES:
         points = _series(rows, "validation", (RECALLS | PRECISIONS)[name])
         if points:
             epoch, value = max(points, key=lambda point: (point[1], -point[0]))
             facts[f"best {name}, epoch {epoch:.0f}"] = f"{value:.2f}"
-    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
-    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    remarks = f'<ul class="notes">{listed}</ul>' if listed else ""
-    return f'<section><dl class="facts">{items}</dl>{remarks}</section>'
+    return facts
 
 
-def _validation(rows: Sequence[Row]) -> str:
-    charts = "".join(
+def _validation_charts(rows: Sequence[Row]) -> list[str]:
+    charts = (("Recall and mean IoU, per cent", RECALLS), ("Average precision, per cent", PRECISIONS))
+    drawn = (
         line_chart(title, "epoch", {name: _series(rows, "validation", key) for name, key in keys.items()})
-        for title, keys in (("Recall and mean IoU, per cent", RECALLS), ("Average precision, per cent", PRECISIONS))
+        for title, keys in charts
     )
-    return f'<section><h2>Validation</h2><div class="charts">{charts}</div></section>' if charts else ""
+    return [chart for chart in drawn if chart]
 
 
-def _losses(rows: Sequence[Row]) -> str:
-    names = dict.fromkeys(name for row in rows for name in row.get("loss", {}))
-    total = line_chart("Total loss", "epoch", {"total": _series(rows, "loss", "total")})
-    parts = "".join(sparkline(name, _series(rows, "loss", name)) for name in names if name != "total")
-    rate = sparkline(
-        "learning rate", [(row["epoch"] + 1, row["learning_rate"]) for row in rows if "learning_rate" in row]
-    )
-    return (
-        f'<section><h2>Training</h2><div class="charts">{total}<div><h3>Parts of the loss, mean of each epoch</h3>'
-        f'<div class="sparks">{parts}{rate}</div></div></div></section>'
-    )
+def _sparklines(rows: Sequence[Row]) -> list[str]:
+    names = dict.fromkeys(name for row in rows for name in row.get("loss", {}) if name != "total")
+    curves = {name: _series(rows, "loss", name) for name in names}
+    curves["learning rate"] = [(row["epoch"] + 1, row["learning_rate"]) for row in rows if "learning_rate" in row]
+    return [sparkline(name, points) for name, points in curves.items()]
 
 
-def _configuration(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    text = escape(path.read_text(encoding="utf-8"))
-    folded = f"<details><summary>{CONFIG_FILE}</summary><pre>{text}</pre></details>"
-    return f"<section><h2>Configuration</h2>{folded}</section>"
-
-
-def _series(rows: Sequence[Row], part: str, key: str) -> Points:
+def _series(rows: Sequence[Row], part: str, key: str) -> list[tuple[float, float]]:
     """Return (epoch from 1, value) where the row has this figure."""
     found = ((row["epoch"] + 1, (row.get(part) or {}).get(key)) for row in rows)
     return [(float(epoch), float(value)) for epoch, value in found if isinstance(value, (int, float))]

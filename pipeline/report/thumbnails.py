@@ -13,8 +13,6 @@ from mesm.extractors.decoding.resizing import apply_transform
 from mesm.extractors.decoding.streams import open_stream
 
 THUMBNAILS = 12
-
-
 THUMBNAIL_HEIGHT = 90
 
 

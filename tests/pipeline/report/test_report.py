@@ -7,6 +7,8 @@ import io
 import json
 import math
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,15 @@ import pytest
 from PIL import Image
 
 from mesm.pipeline.config.errors import PipelineError
-from mesm.pipeline.report.charts import line_chart, sparkline
-from mesm.pipeline.report.grounding_page import GroundingFigure, best_iou, render_page, write_grounding_page
-from mesm.pipeline.report.page import image_tag, nice_step, seconds_text
+from mesm.pipeline.report.charts import line_chart, multiples, nice_step, sparkline
+from mesm.pipeline.report.grounding_page import GroundingFigure, data_uri, render_page, write_grounding_page
+from mesm.pipeline.report.page import ordinal, seconds_text, window_text
 from mesm.pipeline.report.run import write_run_report
 from mesm.pipeline.report.table import MetricsTable
 
+GOLDEN = Path(__file__).parent / "golden"
+HOSTILE = "<script>alert(1)</script>\"'&.mp4"
+SPOKEN = ("alt", "title", "aria-label")
 VOID = {"meta", "img", "br", "line", "circle", "path", "polyline", "polygon"}
 TABLE = MetricsTable(("R1@0.5", "mIoU"), (("ours", (61.234, 50.0)), ("whole <video>", (4.0, None))))
 
@@ -34,23 +39,32 @@ class Outline(HTMLParser):
         self.open: list[str] = []
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self.shown: list[str] = []
+        """Texts as they follow one another, and attributes that are shown or read aloud."""
         self.feed(html)
         self.close()
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
+        self.handle_startendtag(tag, attrs)
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
+        self.shown += [f"{name}: {value}" for name, value in attrs if name in SPOKEN]
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if data.strip() and self.open[-1] != "style":
+            self.shown.append(" ".join(data.split()))
+
+    def skeleton(self) -> list[tuple[str, list[str]]]:
+        """Return the elements with the names of their attributes."""
+        return [(tag, list(attrs)) for tag, attrs in self.elements]
 
     def with_class(self, name: str) -> list[dict[str, str | None]]:
         return [attrs for _, attrs in self.elements if name in (attrs.get("class") or "").split()]
@@ -66,6 +80,7 @@ def figure(**changes: Any) -> GroundingFigure:
         "saliency": ([1.0, 15.0, 39.0], [-1.0, 3.0, 0.5]),
         "thumbnails": [(10.0, picture), (30.0, picture)],
         "video": "kitchen.mp4",
+        "overlap": 0.8,
     }
     return GroundingFigure(**{**parts, **changes})
 
@@ -87,6 +102,49 @@ def test_everything_that_was_given_is_on_the_page() -> None:
         assert part in text
     for part in ("80% overlap", "Test split", "whole <video>", "61.23", "annotated moment"):
         assert part in text
+
+
+def some_figures(name: str) -> list[GroundingFigure]:
+    return [
+        figure(query=name, video=name),
+        figure(windows=[(60.0, 100.0, 0.9), (2.0, 5.0, 0.1)], duration_s=125.0, truth=[(5.0, 9.0), (60.0, 92.0)]),
+        figure(windows=[(rank, rank + 2.0, 1 / rank) for rank in range(1, 8)], truth=None, overlap=None, video=""),
+        figure(windows=[], truth=None, saliency=None, thumbnails=[], duration_s=7.4, overlap=None),
+    ]
+
+
+def some_table(name: str) -> MetricsTable:
+    return MetricsTable(("R1@0.5", name), ((name, (61.234, 50.0)), ("whole video", (4.0, None))))
+
+
+def a_grounding_page(name: str) -> str:
+    return render_page(name, f"below {name}", some_figures(name), some_table(name), f"Split {name}")
+
+
+def a_run_report(name: str, folder: Path) -> str:
+    run = folder / name.replace("/", "")
+    run.mkdir()
+    for row in (rows := write_run(run, epochs=6)):
+        row["loss"][name] = 2.0 - 0.1 * row["epoch"]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "config.yaml").write_text(f"name: {name}\n")
+    return write_run_report(run, {f"Split {name}": some_table(name)}, [f"Note {name}"]).read_text()
+
+
+def test_pages_say_this_word_for_word_whatever_the_names(tmp_path: Path) -> None:
+    for kind, html in (("grounding", a_grounding_page(HOSTILE)), ("run", a_run_report(HOSTILE, tmp_path))):
+        assert Outline(html).shown == (GOLDEN / f"{kind}.txt").read_text().splitlines()
+
+
+def test_names_change_nothing_but_text(tmp_path: Path) -> None:
+    assert Outline(a_grounding_page(HOSTILE)).skeleton() == Outline(a_grounding_page("a")).skeleton()
+    assert Outline(a_run_report(HOSTILE, tmp_path)).skeleton() == Outline(a_run_report("a", tmp_path)).skeleton()
+
+
+def test_templates_cost_nothing_before_a_page_is_written() -> None:
+    code = "import sys, mesm.pipeline.cli as cli, mesm.pipeline.report.grounding_page, mesm.pipeline.report.run"
+    check = "assert cli.run(['--help']) == 0; assert 'jinja2' not in sys.modules"
+    subprocess.run([sys.executable, "-c", f"{code}; {check}"], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_bars_stand_at_their_times() -> None:
@@ -140,15 +198,14 @@ def test_any_part_may_be_absent_or_odd(changes: dict[str, Any]) -> None:
     assert "nan" not in html
 
 
-def test_overlap_is_that_of_the_best_answer_with_its_best_moment() -> None:
-    assert best_iou(figure(truth=[(0.0, 1.0), (12.0, 20.0)])) == pytest.approx(0.8)
-    assert best_iou(figure(truth=None)) is None
-    assert best_iou(figure(windows=[])) is None
+def test_overlap_is_said_where_it_is_known() -> None:
+    assert "80% overlap (IoU) with the annotated moment" in render_page("t", "s", [figure()])
+    assert "overlap (IoU)" not in render_page("t", "s", [figure(overlap=None)])
+    assert "0% overlap (IoU)" in render_page("t", "s", [figure(overlap=0.0)])
 
 
 def test_large_frames_are_shrunk() -> None:
-    html = image_tag(np.zeros((720, 1280, 3), np.uint8), "frame")
-    content = base64.b64decode(html.split("base64,")[1].split('"')[0])
+    content = base64.b64decode(data_uri(np.zeros((720, 1280, 3), np.uint8)).split("base64,")[1])
     assert Image.open(io.BytesIO(content)).size == (284, 160)
 
 
@@ -240,6 +297,12 @@ def test_curves_of_any_size_stay_in_their_chart(values: list[float]) -> None:
         assert 12 <= y <= 220
 
 
+def test_a_curve_that_is_always_zero_lies_on_the_ground() -> None:
+    html = line_chart("t", "epoch", {"a": [(1.0, 0.0), (2.0, 0.0)]})
+    assert 'points="46.00,220.00 446.00,220.00"' in html
+    assert '<text x="39" y="224.0" text-anchor="end">0</text>' in html
+
+
 def test_nothing_is_drawn_of_nothing() -> None:
     assert line_chart("t", "epoch", {"a": [], "b": [(1.0, math.inf)]}) == ""
     assert sparkline("a", []) == ""
@@ -250,6 +313,25 @@ def test_times_are_written_as_people_do(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("window", "text"),
+    [((3.2, 7.46), "3.2–7.5 s"), ((58.0, 64.5, 0.9), "0:58.0–1:04.5"), ((3599.0, 3661.0), "59:59.0–61:01.0")],
+)
+def test_windows_are_written_short(window: tuple[float, ...], text: str) -> None:
+    assert window_text(window) == text
+
+
+def test_ranks_are_counted_as_in_english() -> None:
+    counted = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 11: "11th", 12: "12th", 13: "13th", 21: "21st", 111: "111th"}
+    assert {rank: ordinal(rank) for rank in counted} == counted
+
+
 @pytest.mark.parametrize(("span", "step"), [(21.9, 5), (44, 10), (8, 1), (0.3, 0.05), (3600, 500), (0, 1)])
 def test_ticks_are_round_numbers(span: float, step: float) -> None:
     assert nice_step(span, 8) == pytest.approx(step)
+
+
+def test_ticks_lie_inside_their_range() -> None:
+    assert multiples(5, 1, 21).tolist() == [5, 10, 15, 20]
+    assert multiples(0.1, -0.3, 0.3) == pytest.approx([-0.3, -0.2, -0.1, 0, 0.1, 0.2, 0.3])
+    assert multiples(0.1, -0.3, 0.3)[3] == 0
