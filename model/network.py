@@ -8,38 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Flag, auto
 from typing import Any
 
 from torch import Tensor, nn
 
 from mesm.model.batch import Batch
 from mesm.model.losses import WHOLE, Share
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of a network that follow from the features; a checkpoint stores them."""
-
-    video_dim: int
-    """Width of the frame features, the two temporal endpoint columns included."""
-    text_dim: int
-    word_classes: int
-    """Classes of the rebuilding of masked words: the vocabulary, unknown, and start and end where the text has them."""
-
-
-class Draw(Flag):
-    """What is drawn at random for a batch to train on, in this order."""
-
-    NONE = 0
-    OTHER_QUERY = auto()
-    """For each query a random one of another group, which does not describe its video."""
-    NEXT_QUERY = auto()
-    """For each query the next one of the batch, for the last one the first."""
-    MASKED_WORDS = auto()
-    """Words that are hidden, to be rebuilt."""
-    ROW_PAIRS = auto()
-    """Pairs of rows of which one should score higher than the other."""
+from mesm.model.network_config import NetworkConfig, Sizes
 
 
 @dataclass(frozen=True)
@@ -52,35 +27,6 @@ class Answers:
     """(N, K), 0 to 1: how much each window looks like the moment."""
     saliency: Tensor
     """(N, L), how well each row fits the query, 0 at padding."""
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Sizes and switches of a network, and what follows from them before it is built.
-
-    Every network's own has a field `network` that can only hold its name, which tells the configurations apart.
-    """
-
-    @property
-    def name(self) -> str:
-        """The network's name in the registry."""
-        return str(self.network)  # type: ignore[attr-defined]
-
-    def draws(self) -> Draw:
-        """Return what training draws for a batch."""
-        return Draw.NONE
-
-    def rankings(self) -> tuple[str, ...]:
-        """Return the values of `evaluate.rank_by` that the network can do, the published one first."""
-        return ("class",)
-
-    def ties(self) -> list[str]:
-        """Return the options under which a query's answer depends on the other queries of its batch."""
-        return []
-
-    def problems(self) -> list[str]:
-        """Say which values, each possible by itself, cannot go together."""
-        return []
 
 
 class Network(nn.Module, ABC):

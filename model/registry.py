@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mesm.model.network import Network, NetworkConfig, Sizes
+    from mesm.model.network import Network
+    from mesm.model.network_config import NetworkConfig, Sizes
 
 DEFAULT = "mesm"
 """The network of configurations that name none."""

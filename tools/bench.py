@@ -40,9 +40,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.annotations.records import Annotation
 from mesm.model.batch import Batch
-from mesm.model.network import Sizes
+from mesm.model.network_config import Sizes
 from mesm.model.networks.mesm import Mesm, MesmConfig
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import to_plain
@@ -57,7 +57,7 @@ from mesm.pipeline.run.directory import RunDirectory
 from mesm.pipeline.run.memory import keep_freed_memory
 from mesm.pipeline.run.precision import half_precision
 from mesm.pipeline.train.compiling import forward_and_losses
-from mesm.pipeline.train.data import load_training_data
+from mesm.pipeline.train.data import build_for, load_training_data
 from mesm.pipeline.train.state import TrainingState
 from mesm.pipeline.train.step import Steps
 from mesm.pipeline.workspace import Workspace
@@ -363,7 +363,7 @@ def bench_epoch(setting: str, options: argparse.Namespace) -> dict[str, Any]:
         ]
         config = load_config(setting, overrides)
         data = load_training_data(Workspace(config, folder / "annotations.jsonl", folder / "features", device))
-        state = TrainingState.start(config, data, device)
+        state = TrainingState.start(config, build_for(config, data).to(device))
         training = Steps(config, data.train, state)
         state.network.train()
         batches = training.batches(0)

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from mesm.model.batch import Batch
-from mesm.model.network import Sizes
+from mesm.model.network_config import Sizes
 from mesm.model.networks.mesm import MesmConfig, MesmLosses
 
 

@@ -11,7 +11,8 @@ import torch
 
 from mesm.model.batch import Batch, Targets, WordMask, Words
 from mesm.model.layouts import Layout
-from mesm.model.network import Network, NetworkConfig, Sizes
+from mesm.model.network import Network
+from mesm.model.network_config import NetworkConfig, Sizes
 from mesm.model.registry import build_network
 from mesm.pipeline.config.load import load_config
 

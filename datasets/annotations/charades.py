@@ -19,8 +19,6 @@ from mesm.datasets.annotations.records import (
 )
 from mesm.datasets.errors import AnnotationError
 
-SPLITS = ("train", "test")
-
 
 def read_charades_sta(root: Path, split: str) -> list[Annotation]:
     """Read `charades_sta_<split>.txt` (lines `VIDEO START END##SENTENCE`, seconds).

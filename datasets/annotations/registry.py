@@ -1,30 +1,31 @@
 """The annotation readers by name: `read_annotations("charades-sta", folder, "train")`.
 
-To add a dataset, write a function (root, split) -> list of Annotation in a module of its own, enter it in
-`READERS` and test its counts in tests/datasets/test_annotations.py.
+To add a dataset, write a function (root, split) -> list of Annotation in a module of this folder and enter its row in
+`READERS`; see docs/add-a-dataset.md.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mesm.datasets.annotations import charades, qvhighlights
-from mesm.datasets.annotations.jsonl import read_jsonl
-from mesm.datasets.annotations.records import Annotation, Saliency
-from mesm.datasets.annotations.video_json import ACTIVITYNET, CHARADES_CD, CHARADES_CG, TACOS
 from mesm.datasets.errors import AnnotationError
 
-__all__ = ["AVAILABLE_SPLITS", "READERS", "Annotation", "Reader", "Saliency", "find_reader", "read_annotations"]
+if TYPE_CHECKING:
+    from mesm.datasets.annotations.records import Annotation
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How to read one dataset, and which splits to use unless the user says otherwise."""
+    """How to read one dataset, and what its figures follow unless the user says otherwise."""
 
-    read: Callable[[Path, str], list[Annotation]]
+    place: str
+    """`module:function` of this folder; imported when a file is read."""
     splits: tuple[str, ...]
     """The splits that can be read; empty: any name."""
     train_split: str
@@ -35,22 +36,32 @@ class Reader:
     several_moments: bool = False
     """A query may have several moments."""
 
+    def read(self, root: Path, split: str) -> list[Annotation]:
+        """Read a split below `root`, in the order of its file. Raises AnnotationError."""
+        module, _, name = self.place.partition(":")
+        function: Callable[[Path, str], list[Annotation]] = operator.attrgetter(name)(
+            importlib.import_module(f"mesm.datasets.annotations.{module}")
+        )
+        return function(root, split)
 
+
+_CG_SPLITS = ("train", "novel_composition", "novel_word", "test_trivial")
+_CD_SPLITS = ("train", "val", "test_ood", "test_iid")
 READERS: Mapping[str, Reader] = {
-    "charades-sta": Reader(charades.read_charades_sta, charades.SPLITS, "train", ("test",)),
-    "charades-cg": Reader(CHARADES_CG.read, tuple(CHARADES_CG.files), "train", ("novel_composition", "novel_word")),
-    "charades-cd": Reader(CHARADES_CD.read, tuple(CHARADES_CD.files), "train", ("test_ood", "test_iid")),
-    "tacos": Reader(TACOS.read, tuple(TACOS.files), "train", ("test",), protocol="tacos"),
+    "charades-sta": Reader("charades:read_charades_sta", ("train", "test"), "train", ("test",)),
+    "charades-cg": Reader("video_json:CHARADES_CG.read", _CG_SPLITS, "train", ("novel_composition", "novel_word")),
+    "charades-cd": Reader("video_json:CHARADES_CD.read", _CD_SPLITS, "train", ("test_ood", "test_iid")),
+    "tacos": Reader("video_json:TACOS.read", ("train", "val", "test"), "train", ("test",), protocol="tacos"),
     "qvhighlights": Reader(
-        qvhighlights.read_qvhighlights,
-        tuple(qvhighlights.FILES),
+        "qvhighlights:read_qvhighlights",
+        ("train", "val", "test"),
         "train",
         ("val", "test"),
         protocol="qvhighlights",
         several_moments=True,
     ),
-    "activitynet": Reader(ACTIVITYNET.read, tuple(ACTIVITYNET.files), "train", ("val_2",)),
-    "jsonl": Reader(read_jsonl, (), "train", ("val",)),
+    "activitynet": Reader("video_json:ACTIVITYNET.read", ("train", "val_1", "val_2"), "train", ("val_2",)),
+    "jsonl": Reader("jsonl:read_jsonl", (), "train", ("val",)),
 }
 AVAILABLE_SPLITS: Mapping[str, tuple[str, ...]] = {name: reader.splits for name, reader in READERS.items()}
 
@@ -69,10 +80,10 @@ def read_annotations(reader: str, root: Path, split: str) -> list[Annotation]:
     does. Raises AnnotationError: unknown reader or split, missing file, malformed records (all of them at
     once), or a split without any query.
     """
-    splits = find_reader(reader).splits
-    if splits and split not in splits:
-        raise AnnotationError(_unknown(f"split of {reader}", split, splits))
-    annotations = READERS[reader].read(Path(root), split)
+    row = find_reader(reader)
+    if row.splits and split not in row.splits:
+        raise AnnotationError(_unknown(f"split of {reader}", split, row.splits))
+    annotations = row.read(Path(root), split)
     if not annotations:
         raise AnnotationError(f"expected queries of the split {split} in {root}, found none")
     return annotations

@@ -47,7 +47,8 @@ from mesm.model.losses import (
     word_loss,
 )
 from mesm.model.matcher import Pairs
-from mesm.model.network import Answers, Draw, Network, NetworkConfig, Sizes
+from mesm.model.network import Answers, Network
+from mesm.model.network_config import Draw, NetworkConfig, Sizes
 from mesm.model.position import frame_positions
 from mesm.model.ranking import moment_probability, overlap_with_frames
 from mesm.model.spans import exact_windows

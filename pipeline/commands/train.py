@@ -47,7 +47,8 @@ def train(
         run_training(workspace, out, select_on)
         print(out)
         return OK
-    from mesm.pipeline.experiments.seeds import best_figures, parse_seeds, summary, train_seeds
+    from mesm.pipeline.experiments.seeds import best_figures, parse_seeds, summary
+    from mesm.pipeline.train.recipe import train_seeds
 
     runs = train_seeds(workspace, out, parse_seeds(seeds), select_on)
     print_table(summary({f"seed {seed}": best_figures(run) for seed, run in runs.items()}), "best epochs, validation")

@@ -11,7 +11,7 @@ import yaml
 from annotated_types import Ge, Le
 
 from mesm.datasets.annotations.registry import Reader, find_reader
-from mesm.model.network import NetworkConfig
+from mesm.model.network_config import NetworkConfig
 from mesm.model.registry import DEFAULT, find_network
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.folder import FeatureFolder, row_count_problem
 from mesm.datasets.targets import (

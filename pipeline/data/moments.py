@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.grouping import Group, group_queries
 from mesm.datasets.targets import (
@@ -27,11 +27,13 @@ from mesm.datasets.targets import (
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.model.batch import Batch, Targets, WordMask, Words
 from mesm.model.layouts import to_device
-from mesm.model.network import Draw
+from mesm.model.network_config import Draw
 from mesm.pipeline.config.schema import DatasetConfig
 from mesm.pipeline.data.draws import draw_masked_words, draw_negatives
-from mesm.pipeline.data.frames import Crops, FrameTable
-from mesm.pipeline.data.texts import QueryWords, TextSource
+
+if TYPE_CHECKING:
+    from mesm.pipeline.data.frames import Crops, FrameTable
+    from mesm.pipeline.data.texts import QueryWords, TextSource
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mesm.datasets.annotations.registry import Annotation, read_annotations
+from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.annotations.registry import AVAILABLE_SPLITS, read_annotations
+from mesm.datasets.errors import AnnotationError
 from mesm.datasets.grouping import split_by_video
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
+from mesm.pipeline.run.console import say
 
 
 def load_split(config: Config, annotations: Path, split: str) -> list[Annotation]:
@@ -32,3 +35,24 @@ def training_splits(
     kept, held = split_by_video(train, dataset.validation_fraction, seed=dataset.validation_seed, by=dataset.group_by)
     name = f"{dataset.validation_fraction:.0%} of the {dataset.train_split} videos (seed {dataset.validation_seed})"
     return kept, held, name
+
+
+def read_all_splits(config: Config, annotations: Path) -> list[Annotation]:
+    """Read the queries of every split that the configuration uses and that is there."""
+    dataset = config.dataset
+    splits = dict.fromkeys([dataset.train_split, dataset.validation_split, *dataset.test_splits])
+    known = AVAILABLE_SPLITS.get(dataset.reader, ())
+    found: list[Annotation] = []
+    problems = []
+    for split in splits:
+        if not split or (known and split not in known):
+            continue
+        try:
+            found += read_annotations(dataset.reader, annotations, split)
+        except AnnotationError as error:
+            problems.append(str(error))
+    if not found:
+        raise AnnotationError("\n".join(problems) or f"{annotations} holds no split of {dataset.reader}")
+    for problem in problems:
+        say(f"note: {problem}")
+    return found

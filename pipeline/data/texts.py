@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.fingerprints import text_key
 from mesm.datasets.shards.folder import FeatureFolder

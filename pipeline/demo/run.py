@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from mesm.datasets.annotations.registry import Annotation, read_annotations
+from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.annotations.registry import read_annotations
 from mesm.datasets.shards.publishing import replace_file
 from mesm.extractors.weights.sources import WeightSources
 from mesm.pipeline.config.errors import PipelineError

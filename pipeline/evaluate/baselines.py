@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.annotations.records import Annotation
 from mesm.pipeline.evaluate.metrics import MetricsError
 from mesm.pipeline.evaluate.postprocessing import temporal_iou
 from mesm.pipeline.evaluate.predictions import Prediction

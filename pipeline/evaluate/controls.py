@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.annotations.records import Annotation
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.moments import MomentData
 from mesm.pipeline.evaluate.baselines import WHOLE_VIDEO, fit_fixed_window
 from mesm.pipeline.evaluate.metrics import Scores, evaluate_predictions
 from mesm.pipeline.evaluate.predict import predict, protocol_of
-from mesm.pipeline.evaluate.trained import TrainedModel
+
+if TYPE_CHECKING:
+    from mesm.pipeline.evaluate.trained import TrainedModel
 
 
 def baseline_scores(

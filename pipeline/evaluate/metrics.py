@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.annotations.records import Annotation
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.evaluate.postprocessing import temporal_iou
 from mesm.pipeline.evaluate.predictions import Prediction, load_predictions

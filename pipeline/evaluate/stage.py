@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from mesm.datasets.annotations.registry import AVAILABLE_SPLITS, READERS, Annotation, read_annotations
+from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.annotations.registry import AVAILABLE_SPLITS, READERS, read_annotations
 from mesm.datasets.errors import AnnotationError
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config, DatasetConfig
 from mesm.pipeline.data.splits import training_splits
-from mesm.pipeline.evaluate.controls import baseline_scores
-from mesm.pipeline.evaluate.metrics import evaluate_predictions
-from mesm.pipeline.evaluate.predict import protocol_of
-from mesm.pipeline.evaluate.predictions import load_predictions
-from mesm.pipeline.evaluate.run import Evaluation, evaluate_run
+from mesm.pipeline.evaluate.controls import baseline_scores, control_scores, training_durations
+from mesm.pipeline.evaluate.metrics import Scores, evaluate_predictions
+from mesm.pipeline.evaluate.predict import predict, protocol_of
+from mesm.pipeline.evaluate.predictions import load_predictions, save_predictions
 from mesm.pipeline.evaluate.tables import metrics_table
-from mesm.pipeline.evaluate.trained import load_trained
+from mesm.pipeline.evaluate.trained import TrainedModel, load_evaluation_data, load_trained
 from mesm.pipeline.report.run import write_run_report
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
@@ -27,6 +27,15 @@ from mesm.pipeline.workspace import Workspace
 
 HELD_BACK = "validation"
 """Stands for the queries that were held back from training to choose the best epoch."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one split, with the baselines fitted on the training split."""
+
+    split: str
+    scores: dict[str, Scores]
+    predictions: Path
 
 
 def evaluate(
@@ -60,6 +69,36 @@ def evaluate(
     protocol = next(iter(results[0].scores.values())).protocol
     if RunDirectory(folder).metrics():
         write_run_report(folder, {r.split: metrics_table(r.scores) for r in results}, [f"Protocol: {protocol}."])
+    return results
+
+
+def evaluate_run(
+    trained: TrainedModel,
+    annotations: Mapping[str, Sequence[Annotation]],
+    train: Sequence[Annotation],
+    features: Path,
+    controls: bool = False,
+) -> list[Evaluation]:
+    """Evaluate a run on splits (name -> queries), write its predictions, and score the baselines beside it.
+
+    controls: also score its answers when it sees nothing, and when it sees another video: what is left then was guessed
+    from the sentence and from where moments usually lie.
+    """
+    results = []
+    for split, queries in annotations.items():
+        data = load_evaluation_data(trained, queries, features)
+        predictions = predict(trained.network, data, trained.config)
+        file = trained.folder / f"predictions-{split}.jsonl"
+        save_predictions(file, predictions)
+        durations = training_durations(train, trained.config, features)
+        durations |= {a.video_id: data.duration(i) for i, a in enumerate(data.annotations)}
+        scores = {trained.config.name: evaluate_predictions(predictions, queries, protocol_of(trained.config))}
+        if controls:
+            scores |= control_scores(trained, data)
+        fitted = [a for a in train if a.video_id in durations]
+        scores |= baseline_scores(fitted, queries, trained.config, durations)
+        say(f"{split}: {len(queries)} queries; predictions in {file}")
+        results.append(Evaluation(split, scores, file))
     return results
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.text.vocabulary import Vocabulary
-from mesm.model.network import Network, Sizes
+from mesm.model.network import Network
+from mesm.model.network_config import Sizes
 from mesm.model.registry import build_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import config_from_plain

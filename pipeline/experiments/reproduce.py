@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mesm.datasets.annotations.registry import Annotation, read_annotations
+from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.annotations.registry import read_annotations
 from mesm.datasets.errors import DatasetError
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
@@ -18,9 +19,9 @@ from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import texts_of
 from mesm.pipeline.evaluate.stage import evaluate
 from mesm.pipeline.experiments.paper import EPOCHS, PAPER, RELEASED
-from mesm.pipeline.experiments.seeds import seed_directory, train_seeds
 from mesm.pipeline.report.table import MetricsTable
 from mesm.pipeline.run.console import say
+from mesm.pipeline.train.recipe import seed_directory, train_seeds
 from mesm.pipeline.workspace import Workspace
 
 

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.report.table import MetricsTable
 from mesm.pipeline.run.checkpoint import BEST
-from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
-from mesm.pipeline.train.recipe import train
-from mesm.pipeline.workspace import Workspace
 
 FIGURES = {
     "R1@0.3": "MR-full-R1@0.3",
@@ -33,21 +27,6 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise PipelineError(f"--seeds {text!r}: a seed stands there twice")
     return seeds
-
-
-def seed_directory(out: Path, seed: int) -> Path:
-    """The run of a seed below the folder of all of them."""
-    return out / f"seed-{seed}"
-
-
-def train_seeds(workspace: Workspace, out: Path, seeds: Sequence[int], select_on: str = "") -> dict[int, RunDirectory]:
-    """Train the configuration with each seed, one after the other; finished ones are not trained again."""
-    runs, config = {}, workspace.config
-    for seed in seeds:
-        say(f"--- seed {seed}")
-        own = replace(workspace, config=replace(config, train=replace(config.train, seed=seed)))
-        runs[seed] = train(own, seed_directory(out, seed), select_on)
-    return runs
 
 
 def best_figures(run: RunDirectory) -> dict[str, float]:

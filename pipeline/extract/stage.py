@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mesm.datasets.annotations.registry import AVAILABLE_SPLITS, Annotation, read_annotations
-from mesm.datasets.errors import AnnotationError
+from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.text.word_vectors import WordVectors
 from mesm.datasets.text.words import split_words
 from mesm.extractors.encoders import glove
 from mesm.extractors.weights.sources import WeightsFile, WeightSources, WeightsRequest
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
+from mesm.pipeline.data.splits import read_all_splits
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import WORD_TABLE_FILE, texts_of
 from mesm.pipeline.extract.encoders import build_text_encoder, build_video_encoders, feature_folder
@@ -83,27 +83,6 @@ def extract(
     texts = extract_queries(config, queries, features, device, sources) if queries else 0
     missing = missing_videos(queries, items) if not (limit or shard) else ()
     return ExtractReport(summary, texts, missing)
-
-
-def read_all_splits(config: Config, annotations: Path) -> list[Annotation]:
-    """Read the queries of every split that the configuration uses and that is there."""
-    dataset = config.dataset
-    splits = dict.fromkeys([dataset.train_split, dataset.validation_split, *dataset.test_splits])
-    known = AVAILABLE_SPLITS.get(dataset.reader, ())
-    found: list[Annotation] = []
-    problems = []
-    for split in splits:
-        if not split or (known and split not in known):
-            continue
-        try:
-            found += read_annotations(dataset.reader, annotations, split)
-        except AnnotationError as error:
-            problems.append(str(error))
-    if not found:
-        raise AnnotationError("\n".join(problems) or f"{annotations} holds no split of {dataset.reader}")
-    for problem in problems:
-        say(f"note: {problem}")
-    return found
 
 
 def missing_videos(annotations: Sequence[Annotation], items: Sequence[VideoItem]) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from torch import Tensor
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.extractors.encoders.registry import ENCODERS
 from mesm.extractors.weights.sources import file_sha256
-from mesm.model.network import Sizes
+from mesm.model.network_config import Sizes
 from mesm.model.networks.mesm import Mesm, MesmConfig
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config

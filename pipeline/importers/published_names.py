@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from mesm.model.network import Sizes
+from mesm.model.network_config import Sizes
 from mesm.model.networks.mesm import MesmConfig, MesmLosses
 
 _CROSS_LAYER = (

@@ -7,9 +7,9 @@ from pathlib import Path
 from mesm.datasets.text.word_vectors import WordVectors
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
+from mesm.pipeline.data.splits import read_all_splits
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import WORD_TABLE_FILE
-from mesm.pipeline.extract.stage import read_all_splits
 from mesm.pipeline.importers.features import import_features
 from mesm.pipeline.run.console import ProgressBar
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.text.vocabulary import Vocabulary
-from mesm.model.network import Network, Sizes
+from mesm.model.network import Network
+from mesm.model.network_config import Sizes
 from mesm.model.registry import build_network
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.folders import open_streams

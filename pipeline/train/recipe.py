@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from mesm.pipeline.run.console import ProgressBar, say, silence
 from mesm.pipeline.run.directory import RunDirectory
 from mesm.pipeline.run.distributed import World, join_world
 from mesm.pipeline.run.memory import keep_freed_memory
-from mesm.pipeline.train.data import TrainingData, load_training_data
+from mesm.pipeline.train.data import TrainingData, build_for, load_training_data
 from mesm.pipeline.train.loggers import open_logs
 from mesm.pipeline.train.optimisation import learning_rate
 from mesm.pipeline.train.state import Progress, TrainingState, refuse_other_run
@@ -48,7 +49,7 @@ def train(workspace: Workspace, out: Path, select_on: str = "") -> RunDirectory:
         run.create()
     world.wait()
     data = load_training_data(replace(workspace, device=device), select_on)
-    state = TrainingState.start(config, data, device)
+    state = TrainingState.start(config, build_for(config, data).to(device))
     steps = Steps(config, data.train, state, world)
     announce(config, data, steps)
     if (checkpoint := run.load(LAST)) is not None:
@@ -84,6 +85,21 @@ def train(workspace: Workspace, out: Path, select_on: str = "") -> RunDirectory:
         write_run_report(out, notes=[note])
     say(f"done: best epoch {best_so_far(state.progress, config)} on {data.validation_name}")
     return run
+
+
+def seed_directory(out: Path, seed: int) -> Path:
+    """The run of a seed below the folder of all of them."""
+    return out / f"seed-{seed}"
+
+
+def train_seeds(workspace: Workspace, out: Path, seeds: Sequence[int], select_on: str = "") -> dict[int, RunDirectory]:
+    """Train the configuration with each seed, one after the other; finished ones are not trained again."""
+    runs, config = {}, workspace.config
+    for seed in seeds:
+        say(f"--- seed {seed}")
+        own = replace(workspace, config=replace(config, train=replace(config.train, seed=seed)))
+        runs[seed] = train(own, seed_directory(out, seed), select_on)
+    return runs
 
 
 def announce(config: Config, data: TrainingData, steps: Steps) -> None:

@@ -7,7 +7,7 @@ import importlib.metadata
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,8 +18,10 @@ from mesm.pipeline.config.load import config_from_plain
 from mesm.pipeline.config.schema import Config, to_plain
 from mesm.pipeline.run.checkpoint import BEST, LAST, Checkpoint, optimiser_tensors, restore_optimiser
 from mesm.pipeline.run.directory import RunDirectory
-from mesm.pipeline.train.data import TrainingData, build_for
 from mesm.pipeline.train.optimisation import Average, make_optimiser
+
+if TYPE_CHECKING:
+    from mesm.pipeline.train.data import TrainingData
 
 MAY_CHANGE = ("extract.", "train.epochs:", "train.log:", "dataset.annotations:")
 """Options that a run may be resumed with other values of."""
@@ -58,9 +60,8 @@ class TrainingState:
     progress: Progress = field(default_factory=Progress)
 
     @classmethod
-    def start(cls, config: Config, data: TrainingData, device: torch.device) -> TrainingState:
-        """Begin from random weights."""
-        network = build_for(config, data).to(device)
+    def start(cls, config: Config, network: Network) -> TrainingState:
+        """Begin from a network that has taken no step."""
         average = Average(network, config.train.ema) if config.train.ema else None
         return cls(network, make_optimiser(network, config.train), average)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mesm.datasets.grouping import epoch_batches
 from mesm.model.batch import Batch
 from mesm.model.losses import WHOLE, Share
-from mesm.model.network import Draw
+from mesm.model.network_config import Draw
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.batches import batches_by_length
@@ -27,7 +28,9 @@ from mesm.pipeline.run.distributed import ALONE, World
 from mesm.pipeline.run.precision import half_precision
 from mesm.pipeline.train.compiling import forward_and_losses
 from mesm.pipeline.train.optimisation import learning_rate, optimiser_step
-from mesm.pipeline.train.state import Progress, TrainingState
+
+if TYPE_CHECKING:
+    from mesm.pipeline.train.state import Progress, TrainingState
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.errors import AnnotationError
 from mesm.datasets.grouping import Group, epoch_batches, group_queries, split_by_video, youtube_clip
 

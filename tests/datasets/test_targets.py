@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.lib.npyio import NpzFile
 from shared import shared_path
 
-from mesm.datasets.annotations.registry import Annotation, Saliency, read_annotations
+from mesm.datasets.annotations.records import Annotation, Saliency
+from mesm.datasets.annotations.registry import read_annotations
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.targets import (
     ROWS_SHARE_DURATION,

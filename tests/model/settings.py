@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mesm.model.batch import Batch
-from mesm.model.network import Sizes
+from mesm.model.network_config import Sizes
 from mesm.model.networks.mesm import Mesm, MesmConfig, MesmLosses
 from mesm.tools.synthetic_batches import BatchShape, configs_of, make_batch
 

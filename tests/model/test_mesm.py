@@ -13,7 +13,7 @@ from mesm.model.batch import Batch, Words
 from mesm.model.layers.inputs import RecurrentLayer, Standardise
 from mesm.model.layouts import Layout
 from mesm.model.losses import covered_share, frame_loss
-from mesm.model.network import Sizes
+from mesm.model.network_config import Sizes
 from mesm.model.networks.mesm import Mesm, MesmConfig
 from mesm.model.registry import build_network
 from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch, network_of_setting

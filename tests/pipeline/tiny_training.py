@@ -17,7 +17,8 @@ import numpy as np
 import torch
 import yaml
 
-from mesm.datasets.annotations.registry import Annotation, read_annotations
+from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.annotations.registry import read_annotations
 from mesm.datasets.shards.fingerprints import text_key
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.text.word_vectors import WordVectors
@@ -26,7 +27,7 @@ from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.texts import WORD_TABLE_FILE
 from mesm.pipeline.run.directory import RunDirectory
 from mesm.pipeline.run.distributed import ALONE, World
-from mesm.pipeline.train.data import load_training_data
+from mesm.pipeline.train.data import build_for, load_training_data
 from mesm.pipeline.train.recipe import train
 from mesm.pipeline.train.state import TrainingState
 from mesm.pipeline.train.step import Steps
@@ -163,7 +164,7 @@ def tiny_steps(folder: Path, *overrides: str, world: World = ALONE) -> Steps:
     """The steps of a training that begins."""
     config = tiny_config(folder, *overrides)
     data = load_training_data(workspace_of(folder, config))
-    return Steps(config, data.train, TrainingState.start(config, data, torch.device("cpu")), world)
+    return Steps(config, data.train, TrainingState.start(config, build_for(config, data)), world)
 
 
 def train_tiny(folder: Path, out: Path, *overrides: str, select_on: str = "") -> RunDirectory:

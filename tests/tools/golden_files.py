@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mesm.model.batch import Batch
-from mesm.model.network import Sizes
+from mesm.model.network_config import Sizes
 from mesm.model.networks.mesm import MesmConfig, MesmLosses
 from mesm.tools.parity_mesm import formula_weight
 from mesm.tools.reference_network import PlainBatch, ReferenceMesm, reference_losses

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from shared import shared_path
 
-from mesm.datasets.annotations.records import clean_moment
-from mesm.datasets.annotations.registry import AVAILABLE_SPLITS, READERS, Annotation, read_annotations
+from mesm.datasets.annotations.records import Annotation, clean_moment
+from mesm.datasets.annotations.registry import AVAILABLE_SPLITS, READERS, read_annotations
 from mesm.datasets.errors import AnnotationError
 from mesm.datasets.grouping import Group, GroupBy, epoch_batches, group_queries
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mesm.datasets.annotations.registry import Annotation, Saliency, read_annotations
+from mesm.datasets.annotations.records import Annotation, Saliency
+from mesm.datasets.annotations.registry import read_annotations
 from mesm.datasets.errors import AnnotationError
 
 RECORD: dict[str, Any] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mesm.model.network import Sizes
+from mesm.model.network_config import Sizes
 from mesm.pipeline.config.errors import ConfigError
 from mesm.pipeline.config.load import config_from_plain, load_config, shipped_configs
 from mesm.pipeline.config.schema import Config, to_plain

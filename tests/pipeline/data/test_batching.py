@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny_training import make_corpus, queries_of, tiny_config, write_streams
 
-from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.targets import prepare_video
-from mesm.model.network import Draw
+from mesm.model.network_config import Draw
 from mesm.pipeline.data import frames
 from mesm.pipeline.data.draws import draw_masked_words, draw_negatives
 from mesm.pipeline.data.folders import open_streams

@@ -185,7 +185,7 @@ def test_text_features_are_a_table_of_words_for_glove_and_states_otherwise(tmp_p
 
 
 def test_queries_are_listed_once_in_their_order() -> None:
-    from mesm.datasets.annotations.registry import Annotation
+    from mesm.datasets.annotations.records import Annotation
 
     queries = [Annotation(n, "v", text, ((0, 1),), 2.0, None, "train") for n, text in enumerate("bab")]
     assert texts_of(queries) == ["b", "a"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.annotations.records import Annotation
 from mesm.pipeline.evaluate.baselines import WHOLE_VIDEO, FixedWindow, fit_fixed_window
 from mesm.pipeline.evaluate.metrics import MetricsError, evaluate_predictions
 from mesm.pipeline.evaluate.protocols import Protocol

@@ -20,7 +20,7 @@ from tiny_training import (
     write_word_table,
 )
 
-from mesm.datasets.annotations.registry import Annotation
+from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.errors import FeatureError
 from mesm.model.ranking import soft_iou
 from mesm.pipeline.config.errors import PipelineError
@@ -29,8 +29,7 @@ from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import WORD_TABLE_FILE, VectorText
 from mesm.pipeline.evaluate.predict import evaluate_split, predict, protocol_of
 from mesm.pipeline.evaluate.predictions import load_predictions
-from mesm.pipeline.evaluate.run import Evaluation, evaluate_run
-from mesm.pipeline.evaluate.stage import evaluate
+from mesm.pipeline.evaluate.stage import Evaluation, evaluate, evaluate_run
 from mesm.pipeline.evaluate.trained import load_evaluation_data, load_trained
 from mesm.pipeline.run.checkpoint import BEST
 from mesm.pipeline.run.directory import RunDirectory

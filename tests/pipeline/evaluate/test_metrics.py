@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import shared_path
 
-from mesm.datasets.annotations.registry import Annotation, Saliency, read_annotations
+from mesm.datasets.annotations.records import Annotation, Saliency
+from mesm.datasets.annotations.registry import read_annotations
 from mesm.pipeline.evaluate.metrics import MetricsError, Scores, evaluate_predictions
 from mesm.pipeline.evaluate.predictions import Prediction, PredictionError, load_predictions, save_predictions
 from mesm.pipeline.evaluate.protocols import Protocol, find_protocol

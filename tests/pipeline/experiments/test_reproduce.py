@@ -13,7 +13,8 @@ from mesm.pipeline import cli
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.experiments import reproduce
-from mesm.pipeline.experiments.seeds import best_figures, parse_seeds, summary, train_seeds
+from mesm.pipeline.experiments.seeds import best_figures, parse_seeds, summary
+from mesm.pipeline.train.recipe import train_seeds
 
 
 @pytest.fixture(scope="module")

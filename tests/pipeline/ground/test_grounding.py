@@ -14,7 +14,7 @@ import torch
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.extractors.errors import VideoError
 from mesm.extractors.weights.sources import WeightSources
-from mesm.model.network import Sizes
+from mesm.model.network_config import Sizes
 from mesm.model.registry import build_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config

@@ -13,7 +13,7 @@ import tiny_training
 import torch
 from tiny_training import make_corpus, tiny_config, tiny_steps, train_tiny
 
-from mesm.model.network import Draw
+from mesm.model.network_config import Draw
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.checkpoint import BEST, LAST
 from mesm.pipeline.run.directory import RunDirectory

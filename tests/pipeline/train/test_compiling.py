@@ -13,7 +13,7 @@ from tiny_training import make_corpus, tiny_steps
 from torch._dynamo.utils import counters
 
 from mesm.model.batch import Batch
-from mesm.model.network import Sizes
+from mesm.model.network_config import Sizes
 from mesm.model.registry import build_network
 from mesm.pipeline.train.compiling import forward_and_losses
 from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch
