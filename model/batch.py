@@ -91,6 +91,18 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """The frames of each query's video and the query's words as one sequence."""
+
+    layout: Layout
+    """The sequences, frames first."""
+    order: Tensor
+    """(T,) int64: of all packed frames and, behind them, all packed words, the one that each row is."""
+    frames: Tensor
+    """(T',) int64: the rows that are frames."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """N queries about V videos. A video that several queries share is present once."""
 
@@ -132,6 +144,20 @@ class Batch:
         return Plan(
             video, group, pairs, rows, *pairs.with_prefix(), pairs.leading(count), all_words.leading(count), all_words
         )
+
+    @cached_property
+    def joined(self) -> Joined:
+        """Where frames and words of the answered queries lie in one sequence a query; made when first asked for."""
+        frames, words = (np.array(layout.lengths) for layout in (self.plan.answered, self.plan.words))
+        both = frames + words
+        query = np.arange(len(both)).repeat(both)
+        place = np.arange(both.sum()) - (both.cumsum() - both)[query]
+        is_frame = place < frames[query]
+        frame = (frames.cumsum() - frames)[query] + place
+        word = frames.sum() + (words.cumsum() - words)[query] + place - frames[query]
+        device = self.video.device
+        order = to_device(np.where(is_frame, frame, word), device)
+        return Joined(Layout(both.tolist(), device), order, to_device(np.flatnonzero(is_frame), device))
 
     def prepare(self) -> None:
         """Do now what is done on the host, for a compiled network, which cannot."""

@@ -58,6 +58,10 @@ class Network(nn.Module, ABC):
         """Settle on the host what the losses need of it, such as which span answers for which window."""
         return None
 
+    def prepare(self, batch: Batch) -> None:
+        """Do now what `forward` needs of the host, for a compiled network, which cannot."""
+        batch.prepare()
+
     def fit(self, frames: Iterable[Tensor], words: Iterable[Tensor]) -> None:
         """Measure what the network keeps of the training features, before the first step.
 

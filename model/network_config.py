@@ -24,7 +24,8 @@ class Draw(Flag):
     OTHER_QUERY = auto()
     """For each query a random one of another group, which does not describe its video."""
     NEXT_QUERY = auto()
-    """For each query the next one of the batch, for the last one the first."""
+    """For each query the next one of another group in the batch, after the last one the first; where there is no other
+    group, the next one. Of groups of one query each, that is a roll by one."""
     MASKED_WORDS = auto()
     """Words that are hidden, to be rebuilt."""
     ROW_PAIRS = auto()
@@ -54,6 +55,10 @@ class NetworkConfig:
     def ties(self) -> list[str]:
         """Return the options under which a query's answer depends on the other queries of its batch."""
         return []
+
+    def reads_in_file_order(self) -> bool:
+        """Say whether answers are to be made in batches of the file's order, as they depend on who meets whom."""
+        return False
 
     def problems(self) -> list[str]:
         """Say which values, each possible by itself, cannot go together."""

@@ -42,7 +42,17 @@ class NetworkEntry:
 
 NETWORKS: Mapping[str, NetworkEntry] = {
     entry.name: entry
-    for entry in (NetworkEntry("mesm", "mesm:Mesm", "mesm:MesmConfig", "mesm:MesmLosses", "MESM, AAAI 2024"),)
+    for entry in (
+        NetworkEntry("mesm", "mesm:Mesm", "mesm:MesmConfig", "mesm:MesmLosses", "MESM, AAAI 2024"),
+        NetworkEntry("qd-detr", "qd_detr:QdDetr", "qd_detr:QdDetrConfig", "qd_detr:QdDetrLosses", "QD-DETR, CVPR 2023"),
+        NetworkEntry(
+            "moment-detr",
+            "moment_detr:MomentDetr",
+            "moment_detr:MomentDetrConfig",
+            "moment_detr:MomentDetrLosses",
+            "Moment-DETR, NeurIPS 2021",
+        ),
+    )
 }
 
 

@@ -45,6 +45,10 @@ def check_file(path: Path) -> tuple[str, list[Any]]:
     """Compare one file; returns what it is about and the comparisons."""
     with np.load(path, allow_pickle=False) as archive:
         members = list(archive.files)
+    if "network" in members:
+        from mesm.tools import parity_detr
+
+        return parity_detr.check_file(path)
     if parity_mesm.is_golden(members):
         return parity_mesm.check_file(path)
     from mesm.tools import parity_extractors

@@ -7,7 +7,7 @@ computed in fp32 on a CPU with weights that are a formula of each parameter's na
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from torch import Tensor
 from mesm.model.batch import Batch, Targets, WordMask, Words
 from mesm.model.layouts import Layout
 from mesm.model.networks.mesm import Mesm, MesmOutput
-from mesm.pipeline.importers.published_names import Setting, network_of, our_name, recognise
+from mesm.pipeline.importers.published_names import our_name
+from mesm.pipeline.importers.recognition import Setting, mesm_of, recognise
 
 OUTPUT_ATOL = 2e-5
 LOSS_RTOL = 1e-5
@@ -83,7 +84,7 @@ def formula_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def golden_network(shapes: Mapping[str, tuple[int, ...]], masks: str, setting: Setting) -> Mesm:
     """Build our network with the formula weights, through the published names; dropout off."""
     switches = {"masks": masks, "segment_context": setting.segment_context, "dropout": 0.0, "input_dropout": 0.0}
-    model = Mesm(*network_of(shapes, **switches))
+    model = Mesm(*mesm_of(shapes, **switches))
     state = {}
     for name, shape in shapes.items():
         ours = our_name(name)
@@ -162,10 +163,15 @@ def _golden_windows(golden: Mapping[str, np.ndarray], n: int) -> tuple[Tensor, t
     if "batch/norm_moment" in golden:
         return torch.from_numpy(golden["batch/norm_moment"]).float()[:, None], (1,) * n
     lists = [torch.from_numpy(golden[f"batch/norm_moment/{i}/moments"]).float().view(-1, 2) for i in range(n)]
-    padded = torch.tensor([0.0, 1.0]).repeat(n, max(len(w) for w in lists), 1)
+    return padded_windows(lists), tuple(len(windows) for windows in lists)
+
+
+def padded_windows(lists: Sequence[Tensor]) -> Tensor:
+    """Windows (M_n, 2) of N queries, padded with the whole video: (N, M, 2)."""
+    padded = torch.tensor([0.0, 1.0]).repeat(len(lists), max(len(windows) for windows in lists), 1)
     for row, windows in zip(padded, lists, strict=True):
         row[: len(windows)] = windows
-    return padded, tuple(len(windows) for windows in lists)
+    return padded
 
 
 def _optional(golden: Mapping[str, np.ndarray], key: str) -> Tensor | None:
@@ -198,8 +204,8 @@ def _check_mode(
     for ours, published in _LOSS_NAMES.items():
         key = f"{prefix}/losses/{published}"
         if key in golden:
-            yield _relative(key, losses[ours].detach(), golden[key], LOSS_RTOL)
-    yield _relative(f"{prefix}/total", losses["total"].detach(), golden[f"{prefix}/total"], LOSS_RTOL)
+            yield relative(key, losses[ours].detach(), golden[key], LOSS_RTOL)
+    yield relative(f"{prefix}/total", losses["total"].detach(), golden[f"{prefix}/total"], LOSS_RTOL)
     if mode == "train":
         yield from _compare_gradients(golden, f"{prefix}/grad_norm", model, losses["total"], shapes)
         yield from _compare_steps(golden, prefix, model, batch, setting)
@@ -223,24 +229,26 @@ def _compare_outputs(
         "recfw_words_logit": (output.word_logits, batch.words.mask),
     }
     for name, ours in everywhere.items():
-        yield _absolute(f"{prefix}/{name}", ours, golden.get(f"{prefix}/{name}"))
+        yield absolute(f"{prefix}/{name}", ours, golden.get(f"{prefix}/{name}"))
     for name, ours in padded.items():
         published = golden.get(f"{prefix}/{name}")
         both = None if ours is None else ours[frames], None if published is None else published[frames.numpy()]
-        yield _absolute(f"{prefix}/{name}", *both)
+        yield absolute(f"{prefix}/{name}", *both)
     for name, (ours, mask) in packed.items():
         published = golden.get(f"{prefix}/{name}")
         if published is not None:
-            yield _absolute(f"{prefix}/{name}", ours, published[mask.numpy()])
+            yield absolute(f"{prefix}/{name}", ours, published[mask.numpy()])
 
 
-def _absolute(name: str, ours: Tensor | None, published: np.ndarray | None) -> Comparison:
+def absolute(name: str, ours: Tensor | None, published: np.ndarray | None) -> Comparison:
+    """Compare outputs by their largest difference; what is missing on one side has failed."""
     if ours is None or published is None or tuple(ours.shape) != published.shape:
         return Comparison(name, float("nan"), OUTPUT_ATOL)
     return Comparison(name, float((ours.detach() - torch.from_numpy(published)).abs().max()), OUTPUT_ATOL)
 
 
-def _relative(name: str, ours: Tensor | float, published: np.ndarray | float, tolerance: float) -> Comparison:
+def relative(name: str, ours: Tensor | float, published: np.ndarray | float, tolerance: float) -> Comparison:
+    """Compare scalars by their difference relative to the published one."""
     reference = float(published)
     difference = abs(float(ours) - reference)
     return Comparison(name, difference / max(abs(reference), 1e-12) if difference else 0.0, tolerance)
@@ -256,14 +264,14 @@ def _compare_gradients(
         ours = our_name(published)
         gradient = gradients[ours] if ours is not None else None
         norm = -1.0 if gradient is None else float(gradient.norm())
-        yield _gradient_norm(f"{prefix}/{published}", norm, reference)
+        yield gradient_norm(f"{prefix}/{published}", norm, reference)
 
 
-def _gradient_norm(name: str, ours: float, reference: float) -> Comparison:
+def gradient_norm(name: str, ours: float, reference: float) -> Comparison:
     """Compare norms; gradients that are zero in exact arithmetic are rounding noise on both sides."""
     if abs(reference) < 1e-5 and 0 <= ours < 1e-5 and reference >= 0:
         return Comparison(name, 0.0, GRADIENT_RTOL)
-    return _relative(name, ours, reference, GRADIENT_RTOL)
+    return relative(name, ours, reference, GRADIENT_RTOL)
 
 
 def _compare_steps(
@@ -278,7 +286,7 @@ def _compare_steps(
         loss.backward()
         ours = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         if i == 0:
-            yield _relative(f"{prefix}/global_grad_norm", ours, golden[f"{prefix}/global_grad_norm"], GRADIENT_RTOL)
-        yield _relative(f"{prefix}/step {i + 1} total", loss.detach(), total, STEP_RTOL)
-        yield _relative(f"{prefix}/step {i + 1} gradient norm", ours, norm, STEP_RTOL)
+            yield relative(f"{prefix}/global_grad_norm", ours, golden[f"{prefix}/global_grad_norm"], GRADIENT_RTOL)
+        yield relative(f"{prefix}/step {i + 1} total", loss.detach(), total, STEP_RTOL)
+        yield relative(f"{prefix}/step {i + 1} gradient norm", ours, norm, STEP_RTOL)
         optimiser.step()

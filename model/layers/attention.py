@@ -40,16 +40,20 @@ class Attention(nn.Module):
         return layout.pack(merge_heads(attention(q, k, v, mask, self.dropout, self.training)))
 
     def attend_from_one(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Attend from one position a sequence without projecting the keys and values.
+        """Attend from one position a sequence, x (N, D), as `attend_from_few` does from Q; returns (N, D)."""
+        return self.attend_from_few(x[:, None], keys, values, mask).squeeze(1)
 
-        Both projections move from the L positions to the one query, see `probes` and `weighted_values`. The key bias
+    def attend_from_few(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Attend from few positions a sequence without projecting the keys and values.
+
+        Both projections move from the L positions to the Q queries, see `probes` and `weighted_values`. The key bias
         adds the same to every score and cancels in the softmax.
 
-        x: (N, D) and keys, values: (N, L, D), none of them projected; mask: (N, heads or 1, L), True = visible. Returns
-        (N, D), before the output projection.
+        x: (N, Q, D) and keys, values: (N, L, D), none of them projected; mask: (N, heads * Q or 1, L), True = visible.
+        Returns (N, Q, D), before the output projection.
         """
         (weight_q, bias_q), (weight_k, _), (weight_v, bias_v) = self.projections()
-        q = F.linear(x[:, None], weight_q, bias_q)
+        q = F.linear(x, weight_q, bias_q)
         scores = torch.bmm(probes(q, weight_k, self.heads), keys.transpose(1, 2)) * (x.shape[-1] // self.heads) ** -0.5
         weights = dropout(scores.masked_fill(~mask, float("-inf")).softmax(-1), self.dropout, self.training)
-        return weighted_values(weights, values, weight_v, bias_v, self.heads).squeeze(1)
+        return weighted_values(weights, values, weight_v, bias_v, self.heads)

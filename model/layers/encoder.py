@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -47,14 +48,26 @@ class CrossLayer(nn.Module):
         return weights.norm2(weights(h, weights.norm1(h), self.activation.weight, self.dropout))
 
 
-class EncoderLayer(nn.Module):
-    """A post-norm self-attention layer (DETR) with PReLU; positions are added to queries and keys only."""
+class Rectifier(nn.Module):
+    """What PReLU is with a slope of 0 that is not learnt: ReLU."""
 
-    def __init__(self, dim: int, heads: int, dim_hidden: int, dropout: float) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight: Tensor
+        self.register_buffer("weight", torch.zeros(1), persistent=False)
+
+
+class EncoderLayer(nn.Module):
+    """A post-norm self-attention layer (DETR); positions are added to queries and keys only.
+
+    Its feed-forward part has PReLU, or ReLU where it is `rectified`.
+    """
+
+    def __init__(self, dim: int, heads: int, dim_hidden: int, dropout: float, rectified: bool = False) -> None:
         super().__init__()
         self.attention = Attention(dim, heads, dropout)
         self.feed_forward = FeedForward(dim, dim_hidden)
-        self.activation = nn.PReLU()
+        self.activation = Rectifier() if rectified else nn.PReLU()
         self.dropout = dropout
 
     def forward(self, x: Tensor, positions: Tensor, layout: Layout, mask: Tensor | None = None) -> Tensor:

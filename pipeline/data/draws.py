@@ -24,3 +24,11 @@ def draw_masked_words(weights: np.ndarray, lengths: np.ndarray, generator: np.ra
         keys = np.log(weights) + generator.gumbel(size=weights.shape)
     rank = (-keys).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
     return (rank < count[:, None]) & (weights > 0)
+
+
+def next_of_other_group(groups: np.ndarray) -> np.ndarray:
+    """Return for each query the next one of another group, (N,) int64; the next one where all are of one group."""
+    n = len(groups)
+    following = (np.arange(n)[:, None] + np.arange(1, n + 1)) % n
+    other = groups[following] != groups[:, None]
+    return following[np.arange(n), np.where(other.any(axis=1), other.argmax(axis=1), 0)]

@@ -29,7 +29,7 @@ from mesm.model.batch import Batch, Targets, WordMask, Words
 from mesm.model.layouts import to_device
 from mesm.model.network_config import Draw
 from mesm.pipeline.config.schema import DatasetConfig
-from mesm.pipeline.data.draws import draw_masked_words, draw_negatives
+from mesm.pipeline.data.draws import draw_masked_words, draw_negatives, next_of_other_group
 
 if TYPE_CHECKING:
     from mesm.pipeline.data.frames import Crops, FrameTable
@@ -176,7 +176,7 @@ class MomentData:
         """(N,) the place of each query's negative query, if there are any."""
         if Draw.OTHER_QUERY in draws:
             return draw_negatives(np.asarray(groups), generator)
-        return np.roll(np.arange(len(groups)), -1) if Draw.NEXT_QUERY in draws else None
+        return next_of_other_group(np.asarray(groups)) if Draw.NEXT_QUERY in draws else None
 
     def _crops(self, indices: Sequence[int], chance: float, generator: np.random.Generator) -> Crops:
         """Draw which videos of a batch are cropped, and to which rows [first, stop)."""

@@ -31,7 +31,7 @@ def predict(network: Network, data: MomentData, config: Config, world: World = A
     protocol, size = protocol_of(config), config.evaluate.batch_groups
     device = next(network.parameters()).device
     predictions: dict[int, Prediction] = {}
-    numbers = world.share(_by_length(data))
+    numbers = world.share(list(range(len(data.groups))) if config.model.reads_in_file_order() else _by_length(data))
     for start in range(0, len(numbers), size):
         indices, groups = data.queries_of(numbers[start : start + size])
         with half_precision(device, config.train.precision):

@@ -39,7 +39,8 @@ from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import Config, to_plain
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import find_counts, make_unknown_vector
-from mesm.pipeline.importers.published_names import network_of, our_name, recognise
+from mesm.pipeline.importers.published_names import our_name
+from mesm.pipeline.importers.recognition import mesm_of, recognise
 from mesm.pipeline.run.checkpoint import BEST
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
@@ -160,7 +161,7 @@ def _model_tensors(content: Mapping[str, Any], source: Path) -> dict[str, Tensor
 def _match_setting(shapes: Mapping[str, tuple[int, ...]], setting: str | None, source: Path) -> tuple[Config, Sizes]:
     """Return the configuration of the setting with this network's sizes, and those that follow from the features."""
     try:
-        found, sizes = network_of(shapes)
+        found, sizes = mesm_of(shapes)
         recognised = recognise(shapes)
     except KeyError as error:
         raise PipelineError(f"{source} is no MESM checkpoint: it has no parameter {error}") from error

@@ -116,7 +116,7 @@ class Steps:
         indices, groups = self.data.queries_of(group_numbers)
         batch, share = self._own_part(indices, groups, generator)
         torch.manual_seed(int(generator.integers(2**62)) + self.world.rank)
-        batch.prepare()
+        self.state.network.prepare(batch)
         with half_precision(self.device, config.train.precision):
             output = self.forward(batch)
         return self.compute_losses(output.float(), batch, config.loss, share)

@@ -88,8 +88,8 @@ def constant(name: str, value: object) -> object:
 
 def switch(name: str, value: object) -> object:
     def change(patch: pytest.MonkeyPatch) -> None:
-        known = parity_mesm.network_of
-        patch.setattr(parity_mesm, "network_of", lambda *a, **switches: known(*a, **{**switches, name: value}))
+        known = parity_mesm.mesm_of
+        patch.setattr(parity_mesm, "mesm_of", lambda *a, **switches: known(*a, **{**switches, name: value}))
 
     return change
 
