@@ -20,9 +20,9 @@ def configs(name: Annotated[str, typer.Argument(help="Print this one completely.
         print(load_config(name).to_yaml(), end="")
         return OK
     for shipped, purpose in shipped_configs().items():
-        print(f"{shipped:28} {purpose}")
+        print(f"{shipped:40} {purpose}")
     for recipe, purpose in shipped_recipes().items():
-        print(f"{'--recipe ' + recipe:28} {purpose}")
+        print(f"{'--recipe ' + recipe:40} {purpose}")
     return OK
 
 

@@ -27,6 +27,7 @@ def train(
     device: DeviceOption = "auto",
     select_on: SelectOption = "",
     recipe: Annotated[str, typer.Option(help="How to train: `fast`, or a .yaml file; default: as published.")] = "",
+    network: Annotated[str, typer.Option(help="Train this network; default: the configuration's.")] = "",
     seeds: Annotated[str, typer.Option(help="Train several, such as 0,1,2, in folders below --out.")] = "",
     overrides: SetOption = None,
 ) -> int:
@@ -40,7 +41,7 @@ def train(
     from mesm.pipeline.train.recipe import train as run_training
     from mesm.pipeline.workspace import Workspace
 
-    settings = load_config(config, overrides or [], recipe)
+    settings = load_config(config, overrides or [], recipe, network)
     workspace = Workspace(settings, annotations, features, find_device(device))
     workspace.require_annotations()
     if not seeds:
@@ -56,7 +57,7 @@ def train(
 
 
 def reproduce(
-    setting: Annotated[str, typer.Argument(metavar="SETTING", help="Setting of the paper, such as tacos-c3d-glove.")],
+    setting: Annotated[str, typer.Argument(metavar="SETTING", help="Setting of the papers, such as tacos-c3d-glove.")],
     annotations: AnnotationsOption = None,
     features: FeaturesOption = Path("features"),
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; default: runs/SETTING.")] = None,
@@ -76,6 +77,7 @@ def reproduce(
     Example: mesm-pipeline reproduce charades-clip-slowfast --annotations charades --seeds 0,1,2
     """
     from mesm.pipeline.experiments import reproduce as stage
+    from mesm.pipeline.experiments.paper import published_settings
     from mesm.pipeline.experiments.seeds import parse_seeds
     from mesm.pipeline.workspace import Workspace
 
@@ -86,7 +88,7 @@ def reproduce(
         rows = stage.check(workspace)
         print(stage.describe(rows))
         return OK if all(row.found for row in rows) else SOME_FAILED
-    chosen = select_on or (stage.SELECT_ON.get(setting, "") if as_published else "")
+    chosen = select_on or (published_settings()[setting].select_on if as_published else "")
     numbers = parse_seeds(seeds) if seeds else [config.train.seed]
     folder = out or Path("runs") / setting
     tables = stage.reproduce(setting, workspace, folder, numbers, chosen)

@@ -92,8 +92,7 @@ def _build(content: Mapping[str, Any], errors: list[str]) -> Config:
 
 def _network_of(content: Mapping[str, Any]) -> str:
     """Return the name of the network that a configuration's content names."""
-    section = content.get("model")
-    return str(section.get("network", DEFAULT)) if isinstance(section, Mapping) else DEFAULT
+    return str(_section(content, "model").get("network", DEFAULT))
 
 
 def _recipe_for(name: str, content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -128,7 +127,19 @@ def _read(name: str, folder: Path | None = None, above: tuple[str, ...] = ()) ->
         raise ConfigError(f"{source}: expected a mapping of sections, found {type(content).__name__}")
     base = content.pop("base", None)
     content.setdefault("name", path.stem)
-    return content if base is None else _merge(_read(str(base), path.parent, (*above, source)), content)
+    return content if base is None else _laid_over(_read(str(base), path.parent, (*above, source)), content)
+
+
+def _laid_over(base: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """Merge a file into its base; where it names another network, `model` and `loss` begin with that one's defaults."""
+    if _network_of(content) != _network_of(base) and "network" in _section(content, "model"):
+        base = {key: value for key, value in base.items() if key not in ("model", "loss")}
+    return _merge(base, content)
+
+
+def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = content.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _text_of(name: str, path: Path) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.model.network import Network
 from mesm.model.network_config import Sizes
-from mesm.model.registry import build_network
+from mesm.model.registry import NETWORKS, build_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import config_from_plain
 from mesm.pipeline.config.schema import Config
@@ -66,7 +66,10 @@ def load_trained(path: Path, device: torch.device) -> TrainedModel:
     meta = checkpoint.meta
     config = config_from_plain(meta["config"], str(path))
     network = build_network(config.model, Sizes(**meta["sizes"]))
-    network.load_state_dict(checkpoint.part("model"))
+    try:
+        network.load_state_dict(checkpoint.part("model"))
+    except RuntimeError as error:
+        raise PipelineError(f"{path}: {_other_network(checkpoint, config)}") from error
     return TrainedModel(network.to(device).eval(), config, checkpoint, path)
 
 
@@ -93,3 +96,21 @@ def _refuse_other_sizes(trained: TrainedModel, video_dim: int, text_dim: int) ->
             f"{trained.path} reads frames of {sizes.video_dim} numbers (2 of them temporal) and words of "
             f"{sizes.text_dim}, the features have {video_dim} and {text_dim}; give the features of its setting"
         )
+
+
+def _other_network(checkpoint: Checkpoint, config: Config) -> str:
+    """Say what a checkpoint's weights are of when they are not of the network that its configuration names."""
+    found = set(checkpoint.part("model"))
+    with torch.device("meta"):
+        names = {
+            entry.name: set(entry.network_class()(entry.config_class()(), Sizes(8, 8, 8)).state_dict())
+            for entry in NETWORKS.values()
+        }
+    near = min(names, key=lambda name: len(names[name] ^ found))
+    missing, more = len(names[config.model.name] - found), len(found - names[config.model.name])
+    if near == config.model.name:
+        return f"its weights are of {near} with other options than its configuration says"
+    return (
+        f"its weights are nearest to those of the network {near}, its configuration is of {config.model.name} "
+        f"({missing} weights missing, {more} too many); train it again, or import the released checkpoint again"
+    )

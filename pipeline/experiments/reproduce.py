@@ -13,12 +13,13 @@ from mesm.datasets.errors import DatasetError
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import Config, VideoFeatureConfig
+from mesm.pipeline.config.sections import nearest
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import check_durations
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import texts_of
 from mesm.pipeline.evaluate.stage import evaluate
-from mesm.pipeline.experiments.paper import EPOCHS, PAPER, RELEASED
+from mesm.pipeline.experiments.paper import EPOCHS, RELEASED, published_settings
 from mesm.pipeline.report.table import MetricsTable
 from mesm.pipeline.run.console import say
 from mesm.pipeline.train.recipe import seed_directory, train_seeds
@@ -38,8 +39,12 @@ class Check:
 
 def setting_config(setting: str, published: bool, overrides: Sequence[str]) -> Config:
     """Return the configuration of a setting of the paper; PipelineError for another name."""
-    if setting not in PAPER:
-        raise PipelineError(f"the paper's tables have no setting {setting!r}; expected one of {', '.join(PAPER)}")
+    known = published_settings()
+    if setting not in known:
+        raise PipelineError(
+            f"the papers' tables have no setting {setting!r}{nearest(setting, known)}; "
+            f"expected one of {', '.join(known)}"
+        )
     fixed = [f"train.epochs={EPOCHS}", f"evaluate.published={str(published).lower()}"]
     return load_config(setting, [*fixed, *overrides])
 
@@ -139,7 +144,7 @@ def _brief(record: dict[str, float | None]) -> dict[str, float]:
 
 def compare(setting: str, split: str, runs: Sequence[dict[str, float]]) -> MetricsTable:
     """Set the paper's row beside the mean of ours, and the difference; without a row of the paper, ours alone."""
-    paper = PAPER[setting].get(split, {})
+    paper = published_settings()[setting].rows.get(split, {})
     columns = tuple(paper) or tuple(runs[0])
 
     def row(merge: Callable[[list[float]], float]) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Turn a released checkpoint of the published MESM code into a run directory that `evaluate` and `ground` load.
+"""Turn a released checkpoint of a published code into a run directory that `evaluate` and `ground` load.
 
 A released file is a torch pickle: a dictionary of `model` (tensors by their published names), `optimizer`,
 `lr_scheduler`, `epoch` and `opt`, an argparse.Namespace; `opt.json` beside it holds the same options.
@@ -32,15 +32,15 @@ from torch import Tensor
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.extractors.encoders.registry import ENCODERS
 from mesm.extractors.weights.sources import file_sha256
-from mesm.model.network_config import Sizes
-from mesm.model.networks.mesm import Mesm, MesmConfig
+from mesm.model.network_config import NetworkConfig, Sizes
+from mesm.model.registry import build_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import Config, to_plain
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import find_counts, make_unknown_vector
 from mesm.pipeline.importers.published_names import our_name
-from mesm.pipeline.importers.recognition import mesm_of, recognise
+from mesm.pipeline.importers.recognition import NETWORK_OF, network_name, setting_of
 from mesm.pipeline.run.checkpoint import BEST
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
@@ -49,6 +49,13 @@ TEXT_ENCODER_PREFIX = "text_encoder."
 """The frozen text encoder, whose weights are found by their own name here."""
 TEMPORAL_COLUMNS = 2
 """Start and end of each row: added to the frame features after `opt.json` was written."""
+FRAME_WIDTHS = {
+    514: "CLIP alone",
+    2306: "SlowFast alone",
+    2818: "CLIP and SlowFast",
+    4868: "SlowFast, CLIP and audio, which is not read here",
+}
+"""What released networks of these widths read, temporal columns included."""
 SHOWN = 20
 
 _UNREADABLE = (RuntimeError, ValueError, EOFError, KeyError, LookupError, AttributeError, TypeError)
@@ -161,13 +168,25 @@ def _model_tensors(content: Mapping[str, Any], source: Path) -> dict[str, Tensor
 def _match_setting(shapes: Mapping[str, tuple[int, ...]], setting: str | None, source: Path) -> tuple[Config, Sizes]:
     """Return the configuration of the setting with this network's sizes, and those that follow from the features."""
     try:
-        found, sizes = mesm_of(shapes)
-        recognised = recognise(shapes)
+        network, telling = network_name(shapes)
+    except PipelineError as error:
+        raise PipelineError(f"{source}: {error}") from error
+    try:
+        found, sizes = NETWORK_OF[network](shapes)
+        likely = setting_of(network, shapes)
     except KeyError as error:
-        raise PipelineError(f"{source} is no MESM checkpoint: it has no parameter {error}") from error
+        raise PipelineError(f"{source} is no checkpoint of {network}: it has no parameter {error}") from error
     except (ValueError, IndexError) as error:
-        raise PipelineError(f"{source} is no MESM checkpoint: a weight has an unexpected shape ({error})") from error
-    config = load_config(setting or recognised.name)
+        raise PipelineError(
+            f"{source} is no checkpoint of {network}: a weight has an unexpected shape ({error})"
+        ) from error
+    say(f"{source.name} is of the network {network} (it has {telling})")
+    config = load_config(setting or likely)
+    if config.model.name != network:
+        raise PipelineError(
+            f"{source} holds {network} (it has {telling}), the setting {config.name} is of {config.model.name}; "
+            f"use --setting {likely}"
+        )
     problems = list(_contradictions(config, found, sizes))
     if problems:
         raise PipelineError(
@@ -175,29 +194,39 @@ def _match_setting(shapes: Mapping[str, tuple[int, ...]], setting: str | None, s
             + "; ".join(problems)
             + "; name the right one by --setting"
         )
+    return _with_sizes(config, found, sizes)
+
+
+def _with_sizes(config: Config, found: NetworkConfig, sizes: Sizes) -> tuple[Config, Sizes]:
+    """Give a setting the sizes of the file's network, and the behaviour of the published code."""
     # The number of layers is the setting's: taken from the file, a lost layer would not be missed.
-    network = dataclasses.replace(
-        config.model,
-        dim=found.dim,
-        feed_forward_dim=found.feed_forward_dim,
-        queries=found.queries,
-        masks="official",
-        segment_context="group" if config.dataset.group_by == "youtube-id" else "clip",
-    )
-    unknown = 1
-    markers = [marker for marker in text_kind(config.features.text.encoder).markers if marker is not None]
-    words = sizes.word_classes - unknown - len(markers)
-    text = dataclasses.replace(config.features.text, vocabulary_size=words)
-    features = dataclasses.replace(config.features, text=text)
-    return dataclasses.replace(config, model=network, features=features), sizes
+    own = {name: getattr(found, name) for name in ("dim", "feed_forward_dim", "queries")}
+    group = config.dataset.group_by == "youtube-id"
+    official = {"masks": "official", "segment_context": "group" if group else "clip"}
+    switches = {name: value for name, value in official.items() if hasattr(config.model, name)}
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **own, **switches))
+    unknown, text = 1, config.features.text
+    others = unknown + sum(marker is not None for marker in text_kind(text.encoder).markers)
+    if not sizes.word_classes:
+        return config, dataclasses.replace(sizes, word_classes=text.vocabulary_size + others)
+    text = dataclasses.replace(text, vocabulary_size=sizes.word_classes - others)
+    return dataclasses.replace(config, features=dataclasses.replace(config.features, text=text)), sizes
 
 
-def _contradictions(config: Config, found: MesmConfig, sizes: Sizes) -> Iterator[str]:
+def _contradictions(config: Config, found: NetworkConfig, sizes: Sizes) -> Iterator[str]:
     text_dim = ENCODERS[config.features.text.encoder].dim
     if sizes.text_dim != text_dim:
         yield f"it reads words of {sizes.text_dim} numbers, the setting's have {text_dim}"
-    if found.separate_word_feed_forward != config.model.separate_word_feed_forward:
-        has = "has" if found.separate_word_feed_forward else "lacks"
+    streams = [stream.encoder for stream in config.features.video]
+    video_dim = sum(ENCODERS[stream].dim or 0 for stream in streams) + TEMPORAL_COLUMNS
+    if sizes.video_dim != video_dim and sizes.video_dim in FRAME_WIDTHS:
+        yield (
+            f"it reads frames of {sizes.video_dim} numbers ({FRAME_WIDTHS[sizes.video_dim]}), "
+            f"the setting's have {video_dim} ({' and '.join(streams)})"
+        )
+    separate = "separate_word_feed_forward"
+    if getattr(found, separate, None) != getattr(config.model, separate, None):
+        has = "has" if getattr(found, separate) else "lacks"
         yield f"it {has} feed-forward weights of the rebuilding of words (linear1_1)"
 
 
@@ -235,17 +264,17 @@ def _check_options(options: _Options | None, sizes: Sizes, opt: Path | None) -> 
         )
 
 
-def _translate(tensors: Mapping[str, Tensor], network: MesmConfig, sizes: Sizes, source: Path) -> dict[str, Tensor]:
+def _translate(tensors: Mapping[str, Tensor], network: NetworkConfig, sizes: Sizes, source: Path) -> dict[str, Tensor]:
     """Rename every tensor; PipelineError lists what is missing, unknown or of another shape."""
-    if network.dim % network.heads:
-        raise PipelineError(f"{source}: width {network.dim} cannot be shared by {network.heads} heads")
+    if problems := network.problems():
+        raise PipelineError(f"{source}: {'; '.join(problems)}")
     with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in Mesm(network, sizes).state_dict().items()}
+        expected = {name: tuple(value.shape) for name, value in build_network(network, sizes).state_dict().items()}
     state: dict[str, Tensor] = {}
     unknown, shapes, unused = [], [], 0
     for name, value in tensors.items():
         try:
-            ours = our_name(name)
+            ours = our_name(name, network.name)
         except KeyError:
             unknown.append(name)
             continue

@@ -116,8 +116,8 @@ def count_layers(names: Iterable[str], prefix: str) -> int:
 
 
 def _widths(sizes: Mapping[str, tuple[int, ...]]) -> Sizes:
-    """Widths of the features; these networks rebuild no words, so that their one class stands for all of them."""
-    return Sizes(sizes["input_vid_proj.0.net.1.weight"][1], sizes["input_txt_proj.0.net.1.weight"][1], 1)
+    """Widths of the features; these networks rebuild no words, hence the 0."""
+    return Sizes(sizes["input_vid_proj.0.net.1.weight"][1], sizes["input_txt_proj.0.net.1.weight"][1], 0)
 
 
 NETWORK_OF: dict[str, Callable[..., tuple[NetworkConfig, Sizes]]] = {
@@ -138,8 +138,8 @@ class Setting:
     segment_context: str
 
 
-def recognise(shapes: Mapping[str, tuple[int, ...]], graded_saliency: bool = False) -> Setting:
-    """Tell the setting from the parameters; only QVHighlights has graded saliency labels, or a large vocabulary."""
+def recognise(shapes: Shapes, graded_saliency: bool = False) -> Setting:
+    """Tell MESM's setting; only QVHighlights has graded saliency labels, or a large vocabulary."""
     config, widths = mesm_of(shapes)
     if config.separate_word_feed_forward:
         tacos = MesmLosses(label=6.0, saliency=1.0, rank_divisor=1.0, triplet=True)
@@ -149,3 +149,8 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], graded_saliency: bool = Fal
         return Setting("qvhighlights-clip-slowfast", highlights, "group")
     name = "charades-vgg-glove" if widths.text_dim == 300 else "charades-clip-slowfast"
     return Setting(name, MesmLosses(), "clip")
+
+
+def setting_of(network: str, shapes: Shapes) -> str:
+    """Name the setting that parameters of a network are likeliest of: those of the baselines were released for one."""
+    return recognise(shapes).name if network == "mesm" else f"qvhighlights-clip-slowfast-{network}"

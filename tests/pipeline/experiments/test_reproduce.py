@@ -13,6 +13,7 @@ from mesm.pipeline import cli
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.experiments import reproduce
+from mesm.pipeline.experiments.paper import PublishedSetting, published_settings
 from mesm.pipeline.experiments.seeds import best_figures, parse_seeds, summary
 from mesm.pipeline.train.recipe import train_seeds
 
@@ -93,7 +94,8 @@ def test_what_is_missing_is_named_with_a_way_to_get_it(tmp_path: Path, capsys: p
 def test_the_papers_row_stands_beside_the_mean_of_ours(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(reproduce.PAPER, "tiny", {"test": {"R1@0.5": 50.0, "mIoU": 40.0}})
+    row = PublishedSetting("a table", "", {"test": {"R1@0.5": 50.0, "mIoU": 40.0}})
+    monkeypatch.setitem(published_settings(), "tiny", row)
     monkeypatch.setattr(reproduce, "RELEASED", {"first": "a.hdf5", "second": "b.hdf5"})
     config = tiny_config(corpus, "train.epochs=1")
     tables = reproduce.reproduce("tiny", workspace_of(corpus, config), tmp_path, [1, 2], "")
@@ -105,10 +107,10 @@ def test_the_papers_row_stands_beside_the_mean_of_ours(
     assert "deviation" in rows
 
 
-@pytest.mark.parametrize("setting", list(reproduce.PAPER))
+@pytest.mark.parametrize("setting", list(published_settings()))
 def test_every_setting_of_the_paper_has_a_configuration(setting: str) -> None:
     config = reproduce.setting_config(setting, published=True, overrides=[])
     assert config.train.epochs == 200
     assert config.evaluate.published
-    assert set(reproduce.PAPER[setting]) <= set(config.dataset.test_splits)
+    assert set(published_settings()[setting].rows) <= set(config.dataset.test_splits)
     assert all(stream.encoder in reproduce.RELEASED for stream in config.features.video)
