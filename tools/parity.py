@@ -46,9 +46,9 @@ def check_file(path: Path) -> tuple[str, list[Any]]:
     with np.load(path, allow_pickle=False) as archive:
         members = list(archive.files)
     if "network" in members:
-        from mesm.tools import parity_detr
+        from mesm.tools import parity_networks
 
-        return parity_detr.check_file(path)
+        return parity_networks.check_file(path)
     if parity_mesm.is_golden(members):
         return parity_mesm.check_file(path)
     from mesm.tools import parity_extractors
