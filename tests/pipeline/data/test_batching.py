@@ -15,7 +15,7 @@ from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.targets import prepare_video
 from mesm.model.network_config import Draw
 from mesm.pipeline.data import frames
-from mesm.pipeline.data.draws import draw_masked_words, draw_negatives
+from mesm.pipeline.data.draws import draw_masked_words, draw_negatives, next_of_other_group
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import FrameTable, check_durations
 from mesm.pipeline.data.moments import MomentData
@@ -276,3 +276,10 @@ def test_duration_falls_back_to_the_rows(corpus: Path) -> None:
 def test_chunks_hold_at_most_the_configured_number_of_queries(corpus: Path) -> None:
     data = load(corpus, "dataset.max_queries_per_group=1")
     assert [len(group.indices) for group in data.groups] == [1] * len(data)
+
+
+def test_next_query_of_another_group_is_a_roll_where_every_query_is_a_group() -> None:
+    assert next_of_other_group(np.arange(4)).tolist() == [1, 2, 3, 0]
+    assert next_of_other_group(np.array([0, 0, 1, 1, 0])).tolist() == [2, 2, 4, 4, 2]
+    assert next_of_other_group(np.array([7, 7, 7])).tolist() == [1, 2, 0]
+    assert next_of_other_group(np.array([7])).tolist() == [0]
