@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mesm.pipeline import __version__
-from mesm.pipeline.commands import demo, evaluate, extract, features, ground, info, released, train, weights
+from mesm.pipeline.commands import compare, demo, evaluate, extract, features, ground, info, released, train, weights
 from mesm.pipeline.commands.output import INTERRUPTED, OK, USAGE
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command()(extract.extract)
 app.command()(train.train)
 app.command()(train.reproduce)
+app.command()(compare.compare)
 app.command()(evaluate.evaluate)
 app.command()(ground.ground)
 app.command()(demo.demo)

@@ -51,13 +51,7 @@ class FrameTable:
         device: torch.device | str = "cpu",
     ) -> FrameTable:
         """Read and prepare the features of the given videos; FeatureError names those that are missing."""
-        for folder in folders:
-            missing = sorted(set(video_ids) - set(folder.keys()))
-            if missing:
-                raise FeatureError(
-                    f"{folder.path} lacks {len(missing)} of {len(set(video_ids))} videos that the annotations name, "
-                    f"among them {', '.join(missing[:SHOWN])}; extract them, or remove their queries"
-                )
+        require_videos(folders, video_ids)
         return cls({video: read_video(folders, video, config) for video in dict.fromkeys(video_ids)}, device)
 
     def take(self, video_ids: Sequence[str], crops: Crops | None = None) -> tuple[Tensor, Layout]:
@@ -91,6 +85,17 @@ class FrameTable:
         table.lengths = {video: self.lengths[other] for video, other in taken.items()}
         table._starts = {video: self._starts[other] for video, other in taken.items()}
         return table
+
+
+def require_videos(folders: Sequence[FeatureFolder], video_ids: Sequence[str]) -> None:
+    """Raise FeatureError unless every folder has the features of the given videos."""
+    for folder in folders:
+        missing = sorted(set(video_ids) - set(folder.keys()))
+        if missing:
+            raise FeatureError(
+                f"{folder.path} lacks {len(missing)} of {len(set(video_ids))} videos that the annotations name, "
+                f"among them {', '.join(missing[:SHOWN])}; extract them, or remove their queries"
+            )
 
 
 def read_video(folders: Sequence[FeatureFolder], video: str, config: DatasetConfig) -> np.ndarray:

@@ -16,6 +16,7 @@ from mesm.pipeline.evaluate.metrics import Scores, evaluate_predictions
 from mesm.pipeline.evaluate.predict import predict, protocol_of
 
 if TYPE_CHECKING:
+    from mesm.pipeline.data.frames import FrameTable
     from mesm.pipeline.evaluate.trained import TrainedModel
 
 
@@ -44,18 +45,18 @@ def training_durations(train: Sequence[Annotation], config: Config, features: Pa
 
 def control_scores(trained: TrainedModel, data: MomentData) -> dict[str, Scores]:
     """Score answers given without the video and with another video of the split."""
-    frames = {"without the video": data.frames.blanked()}
+    scores = {"without the video": scores_with(data.frames.blanked(), trained, data)}
     if len(data.frames.lengths) > 1:
-        frames["with another video"] = data.frames.exchanged()
-    fixed = _with_durations(data)
-    return {
-        name: evaluate_predictions(
-            predict(trained.network, fixed.with_frames(table), trained.config),
-            data.annotations,
-            protocol_of(trained.config),
-        )
-        for name, table in frames.items()
-    }
+        scores["with another video"] = scores_with(data.frames.exchanged(), trained, data)
+    return scores
+
+
+def scores_with(frames: FrameTable, trained: TrainedModel, data: MomentData) -> Scores:
+    """Score the answers to a split's queries when these frames are shown in the place of its own."""
+    shown = _with_durations(data).with_frames(frames)
+    return evaluate_predictions(
+        predict(trained.network, shown, trained.config), data.annotations, protocol_of(trained.config)
+    )
 
 
 def _with_durations(data: MomentData) -> MomentData:

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mesm.model.network import Network
+from mesm.model.batch import Batch
+from mesm.model.network import Answers, Network
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.moments import MomentData
 from mesm.pipeline.evaluate.metrics import Scores, evaluate_predictions
@@ -25,19 +26,22 @@ def protocol_of(config: Config) -> Protocol:
     return replace(protocol, nms_iou=config.evaluate.nms if config.evaluate.nms >= 0 else None)
 
 
+def answer(network: Network, batch: Batch, config: Config) -> Answers:
+    """Read a network's answers to a batch, in the precision and the order that the configuration says."""
+    with half_precision(batch.video.device, config.train.precision):
+        output = network(batch)
+    return network.decode(output.float(), batch, config.ranking)
+
+
 @torch.inference_mode()
 def predict(network: Network, data: MomentData, config: Config, world: World = ALONE) -> list[Prediction]:
     """Answer every query of a split, in the order of its annotations; several processes share the work."""
     protocol, size = protocol_of(config), config.evaluate.batch_groups
-    device = next(network.parameters()).device
     predictions: dict[int, Prediction] = {}
     numbers = world.share(list(range(len(data.groups))) if config.model.reads_in_file_order() else _by_length(data))
     for start in range(0, len(numbers), size):
         indices, groups = data.queries_of(numbers[start : start + size])
-        with half_precision(device, config.train.precision):
-            batch = data.batch(indices, groups)
-            output = network(batch)
-        answers = network.decode(output.float(), batch, config.ranking)
+        answers = answer(network, data.batch(indices, groups), config)
         durations = np.array([data.duration(i) for i in indices])
         windows = windows_in_seconds(answers.windows.cpu().numpy(), answers.scores.cpu().numpy(), durations, protocol)
         saliency = answers.saliency.cpu().numpy()

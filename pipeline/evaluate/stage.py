@@ -54,14 +54,7 @@ def evaluate(
         config = replace(config, evaluate=replace(config.evaluate, published=True))
         trained = replace(trained, config=config)
     place = Workspace(config, annotations, features, device).require_annotations()
-    wanted = list(splits) or list(config.dataset.test_splits)
-    train = _training_queries(config, place)
-    queries = {}
-    for split in wanted:
-        if split == HELD_BACK and HELD_BACK not in AVAILABLE_SPLITS[config.dataset.reader]:
-            train, queries[split], _ = training_splits(config, place)
-        else:
-            queries[split] = read_annotations(config.dataset.reader, place, split)
+    queries, train = read_splits(config, place, list(splits) or list(config.dataset.test_splits))
     results = evaluate_run(trained, queries, train, features, controls)
     folder = trained.folder
     record = {r.split: {name: scores.as_record() for name, scores in r.scores.items()} for r in results}
@@ -70,6 +63,19 @@ def evaluate(
     if RunDirectory(folder).metrics():
         write_run_report(folder, {r.split: metrics_table(r.scores) for r in results}, [f"Protocol: {protocol}."])
     return results
+
+
+def read_splits(
+    config: Config, place: Path, splits: Sequence[str]
+) -> tuple[dict[str, list[Annotation]], list[Annotation]]:
+    """Return the queries of each split, and those of the training split that baselines may be fitted on."""
+    train, queries = _training_queries(config, place), {}
+    for split in splits:
+        if split == HELD_BACK and HELD_BACK not in AVAILABLE_SPLITS[config.dataset.reader]:
+            train, queries[split], _ = training_splits(config, place)
+        else:
+            queries[split] = read_annotations(config.dataset.reader, place, split)
+    return queries, train
 
 
 def evaluate_run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from rich import box
 from rich.table import Table
@@ -11,10 +12,30 @@ from rich.table import Table
 MISSING = "-"
 
 
+class AnyTable(Protocol):
+    """What the renderers read."""
+
+    ours: ClassVar[int]
+    """How many leading rows are ours, and stand out."""
+
+    @property
+    def unit(self) -> str:
+        """Unit of the figures."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns, but for that of the rows' names."""
+
+    def cells(self) -> list[list[str]]:
+        """Return each row as text: its name, then its figures."""
+
+
 @dataclass(frozen=True)
 class MetricsTable:
     """Rows of figures under named columns; all figures are percentages."""
 
+    unit: ClassVar[str] = "per cent"
+    ours: ClassVar[int] = 1
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[float | None, ...]], ...]
     """(name, figures in the order of `columns`); None where a row has no such figure."""
@@ -24,18 +45,33 @@ class MetricsTable:
         return [[name, *(MISSING if f is None else f"{f:.2f}" for f in figures)] for name, figures in self.rows]
 
 
-def render_rich(table: MetricsTable, title: str = "") -> Table:
-    """Return the table for a terminal; the first row, which is ours, stands out."""
+@dataclass(frozen=True)
+class TextTable:
+    """Rows under named columns, as they are to be read."""
+
+    ours: ClassVar[int] = 0
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    """(name, texts in the order of `columns`)."""
+    unit: str
+
+    def cells(self) -> list[list[str]]:
+        """Return each row: its name, then its texts."""
+        return [[name, *texts] for name, texts in self.rows]
+
+
+def render_rich(table: AnyTable, title: str = "") -> Table:
+    """Return the table for a terminal; rows that are ours stand out."""
     rich = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
     rich.add_column("", no_wrap=True)
     for column in table.columns:
         rich.add_column(column, justify="right", no_wrap=True)
     for number, cells in enumerate(table.cells()):
-        rich.add_row(*cells, style="bold" if number == 0 else None)
+        rich.add_row(*cells, style="bold" if number < table.ours else None)
     return rich
 
 
-def render_text(table: MetricsTable) -> str:
+def render_text(table: AnyTable) -> str:
     """Return the table as lines of aligned plain text."""
     lines = [["", *table.columns], *table.cells()]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]

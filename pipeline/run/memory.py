@@ -1,9 +1,13 @@
-"""How the C library treats memory that a training step, or a batch of an extraction, frees."""
+"""How the C library treats memory that a training step, or a batch of an extraction, frees; and how much was used."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+import resource
+from pathlib import Path
+
+import torch
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 _PAD_BYTES = 256 * 2**20
@@ -23,3 +27,18 @@ def keep_freed_memory() -> bool:
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, _PAD_BYTES), (_ARENA_MAX, 1))
     results = [library.mallopt(name, value) for name, value in settings]
     return all(result == 1 for result in results)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory that this process has used: on a GPU that of its tensors, else its largest resident size.
+
+    On Linux this is VmHWM, as `ru_maxrss` begins with the size of the process that started this one.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -38,9 +38,13 @@ class TrainingData:
 
     @property
     def queries_hash(self) -> str:
-        """SHA-256 of the queries that are trained and validated on, with all that is known of them."""
-        queries = [*self.train.annotations, None, *self.validation.annotations]
-        return hashlib.sha256(repr(queries).encode()).hexdigest()
+        """What the queries that are trained and validated on are known by."""
+        return hash_of_queries(self.train.annotations, self.validation.annotations)
+
+
+def hash_of_queries(train: Sequence[Annotation], validation: Sequence[Annotation]) -> str:
+    """Return the SHA-256 of queries that are trained and validated on, with all that is known of them."""
+    return hashlib.sha256(repr([*train, None, *validation]).encode()).hexdigest()
 
 
 def load_training_data(workspace: Workspace, select_on: str = "") -> TrainingData:

@@ -53,7 +53,7 @@ def train(workspace: Workspace, out: Path, select_on: str = "") -> RunDirectory:
     steps = Steps(config, data.train, state, world)
     announce(config, data, steps)
     if (checkpoint := run.load(LAST)) is not None:
-        refuse_other_run(run, checkpoint.meta, config, data)
+        refuse_other_run(run, checkpoint.meta, config, data.fingerprints, data.queries_hash)
         state.restore(checkpoint)
         progress = state.progress
         say(f"found a checkpoint after {progress.epoch} epochs and {progress.step} steps; going on from there")

@@ -109,8 +109,13 @@ class TrainingState:
         }
 
 
-def refuse_other_run(run: RunDirectory, meta: Mapping[str, Any], config: Config, data: TrainingData) -> None:
-    """Raise PipelineError when a checkpoint's run had another network, features, queries or configuration."""
+def refuse_other_run(
+    run: RunDirectory, meta: Mapping[str, Any], config: Config, fingerprints: Mapping[str, str], queries: str
+) -> None:
+    """Raise PipelineError when a checkpoint's run had another network, features, queries or configuration.
+
+    fingerprints: of the features, by encoder; queries: their `queries_hash`.
+    """
     # Options that came after the run was begun have their defaults in it.
     earlier = config_from_plain(meta["config"], str(run.path))
     if earlier.model.name != config.model.name:
@@ -118,30 +123,31 @@ def refuse_other_run(run: RunDirectory, meta: Mapping[str, Any], config: Config,
             f"{run.path} holds a run of the network {earlier.model.name}, not of {config.model.name}; "
             "name it by --network to resume it, or choose another --out"
         )
-    if meta["fingerprints"] != data.fingerprints:
+    if meta["fingerprints"] != fingerprints:
         pairs = [
-            f"{name}: {found[:12]} there, {data.fingerprints.get(name, 'none')[:12]} here"
+            f"{name}: {found[:12]} there, {fingerprints.get(name, 'none')[:12]} here"
             for name, found in meta["fingerprints"].items()
-            if data.fingerprints.get(name) != found
+            if fingerprints.get(name) != found
         ]
         raise PipelineError(f"{run.path} was trained on other features: {'; '.join(pairs)}; choose another --out")
-    if meta.get("queries", data.queries_hash) != data.queries_hash:
+    if meta.get("queries", queries) != queries:
         raise PipelineError(
             f"{run.path} was trained on other queries, or validated on another split, than the annotations "
             "and --select-on give now; use the same to resume it, or choose another --out"
         )
-    differences = [d for d in _differences(to_plain(earlier), to_plain(config)) if not d.startswith(MAY_CHANGE)]
-    if differences:
+    found = [d for d in differences(to_plain(earlier), to_plain(config)) if not d.startswith(MAY_CHANGE)]
+    if found:
         raise PipelineError(
             f"{run.path} holds a run with another configuration:\n  "
-            + "\n  ".join(differences)
+            + "\n  ".join(found)
             + "\nuse the same configuration to resume it, or choose another --out"
         )
 
 
-def _differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
+def differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
+    """Name every value in which what a folder holds and what is asked for now differ, by its dotted key."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            yield from _differences(old.get(key), new.get(key), f"{place}.{key}" if place else key)
+            yield from differences(old.get(key), new.get(key), f"{place}.{key}" if place else key)
     elif old != new:
         yield f"{place}: {old} there, {new} here"

@@ -1,0 +1,117 @@
+"""What a comparison says of one trained run: its figures, its controls, its size and its speed.
+
+What was measured lies beside the run, with what it was measured of; it is not measured again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mesm.datasets.annotations.records import Annotation
+from mesm.pipeline import __version__
+from mesm.pipeline.data.moments import MomentData
+from mesm.pipeline.evaluate.controls import scores_with
+from mesm.pipeline.evaluate.metrics import evaluate_predictions
+from mesm.pipeline.evaluate.predict import answer, predict, protocol_of
+from mesm.pipeline.evaluate.predictions import save_predictions
+from mesm.pipeline.evaluate.trained import TrainedModel, load_evaluation_data, load_trained
+from mesm.pipeline.run.checkpoint import BEST
+from mesm.pipeline.run.console import say
+from mesm.pipeline.run.directory import RunDirectory
+from mesm.pipeline.workspace import Workspace
+
+EXCHANGES = 4
+"""Times that the videos are exchanged: figures of single exchanges differ by points."""
+ANSWERS, WARM_UP = 100, 10
+"""Answers that are timed, one query each, and those before them that are not."""
+
+Brief = dict[str, float | None]
+"""Headline figures by their published names, see `Scores.brief`."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one run does on one split."""
+
+    figures: Brief
+    without_video: Brief
+    """The same when every frame is zero."""
+    other_video: list[Brief]
+    """The same when each video is exchanged for another one of the split, once an exchange; empty for a lone video."""
+    parameters: int
+    answer_ms: float
+    """Median milliseconds from the batch of a single query to its answers."""
+
+
+def measure(run: RunDirectory, workspace: Workspace, split: str, queries: Sequence[Annotation]) -> Measurement:
+    """Measure a run's best checkpoint on the queries of a split, unless that was done."""
+    file = run.path / f"measured-{split}.json"
+    subject = _subject(run, workspace, queries)
+    if (found := _read(file, subject)) is not None:
+        return found
+    say(f"evaluating {run.path} on {split}: {len(queries)} queries, {EXCHANGES} exchanges of videos")
+    trained = load_trained(run.path, workspace.device)
+    data = load_evaluation_data(trained, queries, workspace.features)
+    predictions = predict(trained.network, data, trained.config)
+    save_predictions(run.path / f"predictions-{split}.jsonl", predictions)
+    exchanges = range(EXCHANGES if len(data.frames.lengths) > 1 else 0)
+    result = Measurement(
+        figures=evaluate_predictions(predictions, queries, protocol_of(trained.config)).brief(),
+        without_video=scores_with(data.frames.blanked(), trained, data).brief(),
+        other_video=[scores_with(data.frames.exchanged(seed), trained, data).brief() for seed in exchanges],
+        parameters=sum(parameter.numel() for parameter in trained.network.parameters()),
+        answer_ms=answer_milliseconds(trained, data),
+    )
+    run.write_json(file.name, {"of": subject, "measured": dataclasses.asdict(result)})
+    return result
+
+
+@torch.inference_mode()
+def answer_milliseconds(trained: TrainedModel, data: MomentData) -> float:
+    """Time single queries, spread over the split, from a batch on the device to answers; return the median."""
+    indices = np.linspace(0, len(data) - 1, ANSWERS).round().astype(int).tolist()
+    times = []
+    for index in [*indices[:WARM_UP], *indices]:
+        batch = data.batch([index], [0])
+        _wait_for(trained.device)
+        started = time.perf_counter()
+        answer(trained.network, batch, trained.config)
+        _wait_for(trained.device)
+        times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times[WARM_UP:])
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _subject(run: RunDirectory, workspace: Workspace, queries: Sequence[Annotation]) -> dict[str, Any]:
+    """Return everything that a measurement depends on."""
+    return {
+        "checkpoint": hashlib.sha256(run.checkpoint_path(BEST).read_bytes()).hexdigest(),
+        "queries": hashlib.sha256(repr(list(queries)).encode()).hexdigest(),
+        "exchanges": EXCHANGES,
+        "answers": ANSWERS,
+        "device": str(workspace.device),
+        "version": __version__,
+    }
+
+
+def _read(file: Path, subject: Mapping[str, Any]) -> Measurement | None:
+    """Return what was measured, if it was of this subject."""
+    if not file.exists():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return Measurement(**content["measured"]) if content["of"] == subject else None
