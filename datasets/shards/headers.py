@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from mesm.datasets.errors import FeatureError
 SHARD_FORMAT = 1
 METADATA_KEY = "mesm"
 LONGEST_KEY = 251
+DAMAGED_SUFFIX = ".damaged"
+SHARD_NAME = re.compile(r"shard-(?P<number>\d{6,})\.safetensors(?P<aside>\.damaged\d*)?")
 """Bytes of a key in UTF-8: with `.npz` behind it, it must still be a file name."""
 _LARGEST_HEADER = 256 * 1024**2
 _FIRST_READ = 64 * 1024
@@ -259,3 +262,27 @@ def _record_from_json(key: str, fields: Mapping[str, Any]) -> Record:
         payload_sha256=str(fields["payload_sha256"]),
         meta=dict(fields["meta"]),
     )
+
+
+def read_arrays(path: Path, entry: Entry) -> dict[str, np.ndarray]:
+    """Read the arrays of one record into memory; OSError when the file cannot be read."""
+    arrays = {}
+    with open(path, "rb", buffering=0) as stream:
+        for name, place in entry.arrays.items():
+            stream.seek(place.start)
+            flat = np.fromfile(stream, place.dtype, count=place.size // place.dtype.itemsize)
+            arrays[name] = flat.reshape(place.shape)
+            arrays[name].flags.writeable = False
+    return arrays
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a shard."""
+    return f"shard-{number:06d}.safetensors"
+
+
+def shard_number(path: Path) -> int:
+    """Return the number in a shard's file name."""
+    match = SHARD_NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match["number"])

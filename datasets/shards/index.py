@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import mmap
-import re
 import weakref
 from collections.abc import Iterable, KeysView, Mapping
 from pathlib import Path
@@ -17,11 +16,20 @@ import numpy as np
 
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.fingerprints import NAME_DIGITS
-from mesm.datasets.shards.headers import Entry, Record, ShardHeader, damaged, read_header, shard_bytes
+from mesm.datasets.shards.headers import (
+    SHARD_NAME,
+    Entry,
+    Record,
+    ShardHeader,
+    damaged,
+    read_arrays,
+    read_header,
+    shard_bytes,
+    shard_name,
+    shard_number,
+)
 from mesm.datasets.shards.publishing import publish_new
 
-DAMAGED_SUFFIX = ".damaged"
-_SHARD_NAME = re.compile(r"shard-(?P<number>\d{6,})\.safetensors(?P<aside>\.damaged\d*)?")
 _MOST_MAPS = 256
 """Shards that may be mapped at a time: each costs a file descriptor as long as one of its arrays lives."""
 _ATTEMPTS = 100
@@ -111,7 +119,7 @@ class ShardIndex:
             names = [path.name for path in self.path.iterdir()]
         except OSError as error:
             raise FeatureError(f"{self.path} cannot be listed: {error.strerror}") from error
-        matches = [match for match in map(_SHARD_NAME.fullmatch, names) if match]
+        matches = [match for match in map(SHARD_NAME.fullmatch, names) if match]
         # The number of a shard that was set aside is not used again: somebody may still have it mapped.
         taken = max((int(match["number"]) for match in matches), default=-1)
         self._next_number = max(self._next_number, taken + 1)
@@ -153,30 +161,6 @@ class ShardIndex:
             name: np.ndarray(place.shape, place.dtype, buffer=mapped, offset=place.start)
             for name, place in entry.arrays.items()
         }
-
-
-def read_arrays(path: Path, entry: Entry) -> dict[str, np.ndarray]:
-    """Read the arrays of one record into memory; OSError when the file cannot be read."""
-    arrays = {}
-    with open(path, "rb", buffering=0) as stream:
-        for name, place in entry.arrays.items():
-            stream.seek(place.start)
-            flat = np.fromfile(stream, place.dtype, count=place.size // place.dtype.itemsize)
-            arrays[name] = flat.reshape(place.shape)
-            arrays[name].flags.writeable = False
-    return arrays
-
-
-def shard_name(number: int) -> str:
-    """Return the file name of a shard."""
-    return f"shard-{number:06d}.safetensors"
-
-
-def shard_number(path: Path) -> int:
-    """Return the number in a shard's file name."""
-    match = _SHARD_NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match["number"])
 
 
 def _map(shard: ShardHeader) -> mmap.mmap:

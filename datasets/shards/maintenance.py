@@ -10,12 +10,15 @@ import itertools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.faults import write_point
-from mesm.datasets.shards.headers import Entry, payload_sha256
-from mesm.datasets.shards.index import DAMAGED_SUFFIX, ShardIndex, read_arrays, shard_name, shard_number
+from mesm.datasets.shards.headers import DAMAGED_SUFFIX, Entry, payload_sha256, read_arrays, shard_name, shard_number
 from mesm.datasets.shards.publishing import FolderLock, remove_stale_temporaries, sync_folder, write_errors
+
+if TYPE_CHECKING:
+    from mesm.datasets.shards.index import ShardIndex
 
 
 @dataclass(frozen=True)

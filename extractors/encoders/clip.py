@@ -257,8 +257,3 @@ def _tokenizer(options: Mapping[str, Any]) -> Callable[[list[str]], torch.Tensor
     if "architecture" in options:
         return open_clip.SimpleTokenizer(context_length=options["architecture"]["text_cfg"].get("context_length", 77))
     return open_clip.get_tokenizer(options.get("model", OPENAI_MODEL))
-
-
-def token_pieces() -> Mapping[int, str]:
-    """Return the text of every token id of CLIP's byte-pair encoding; `</w>` closes a word."""
-    return open_clip.SimpleTokenizer().decoder

@@ -95,7 +95,7 @@ class EncodedText:
 
     @cached_property
     def _pieces(self) -> Mapping[int, str]:
-        from mesm.extractors.encoders.clip import token_pieces
+        from mesm.extractors.encoders.clip_pieces import token_pieces
 
         return token_pieces()
 

@@ -15,7 +15,7 @@ from mesm.datasets.errors import FeatureError
 from mesm.datasets.text.vocabulary import CLIP_END_ID, CLIP_START_ID
 from mesm.datasets.text.word_vectors import WordVectors
 from mesm.extractors.contracts import TextFeatures
-from mesm.extractors.encoders.clip import token_pieces
+from mesm.extractors.encoders.clip_pieces import token_pieces
 from mesm.pipeline.config.schema import Config, FeaturesConfig, TextFeatureConfig, VideoFeatureConfig
 from mesm.pipeline.data.folders import find_features, open_streams
 from mesm.pipeline.data.text_kinds import OpenedText, text_kind

@@ -1,0 +1,12 @@
+"""The pieces of words that CLIP reads; open_clip ships the list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import open_clip
+
+
+def token_pieces() -> Mapping[int, str]:
+    """Return the text of every token id of CLIP's byte-pair encoding; `</w>` closes a word."""
+    return open_clip.SimpleTokenizer().decoder
