@@ -45,7 +45,8 @@ def check_file(path: Path) -> tuple[str, list[Any]]:
     """Compare one file; returns what it is about and the comparisons."""
     with np.load(path, allow_pickle=False) as archive:
         members = list(archive.files)
-    if "network" in members:
+    # The files of MESM that were made first name no network, and hold groups of queries.
+    if "network" in members and "batch/num_clips" not in members:
         from mesm.tools import parity_networks
 
         return parity_networks.check_file(path)

@@ -121,11 +121,12 @@ def _targets(golden: Golden, part: list[int], width: int) -> Targets:
         lists = [torch.from_numpy(golden["batch/norm_moment"][n]).float().view(-1, 2) for n in part]
     else:
         lists = [torch.from_numpy(golden[f"batch/norm_moment/{n}/moments"]).float().view(-1, 2) for n in part]
+    labels = golden.get("batch/saliency_label", golden["batch/clip_mask"])
     return Targets(
         windows=padded_windows(lists),
         window_counts=tuple(map(len, lists)),
         clip_mask=torch.from_numpy(golden["batch/clip_mask"][part][:, :width].astype(bool)),
-        saliency=torch.from_numpy(golden["batch/saliency_label"][part][:, :width]).float(),
+        saliency=torch.from_numpy(np.asarray(labels[part][:, :width])).float(),
         positive=torch.from_numpy(golden["batch/pos_idx"][part].astype(np.int64)),
         negative=torch.from_numpy(golden["batch/neg_idx"][part].astype(np.int64)),
     )

@@ -46,6 +46,7 @@ def _serve(sender: Connection, function: Callable[..., Any], arguments: tuple[An
     # Ctrl-C reaches every process of a terminal; the parent is the one to answer it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    message: tuple[Any, Exception | None, str]
     try:
         message = function(*arguments), None, ""
     except Exception as error:
