@@ -22,7 +22,8 @@ from networks import video
 from settings import SETTINGS, SMALL, Setting
 
 from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
-from mesm.model import Mesm, compute_losses
+from mesm.model.network_config import Sizes
+from mesm.model.registry import build_network
 from mesm.pipeline import cli
 from mesm.pipeline.config.load import load_config
 
@@ -40,17 +41,15 @@ CONFIGS = (
 )
 RECIPES = ("", "fast")
 
-_CLIP_SLOWFAST = {"video_dim": 2818, "text_dim": 512, "word_classes": 1114}
-_GLOVE = {"text_dim": 300, "word_classes": 1112}
-SIZES: dict[str, dict[str, int]] = {
-    "charades-clip-slowfast": _CLIP_SLOWFAST,
-    "charades-vgg-glove": {"video_dim": 4098, **_GLOVE},
-    "charades-cg-clip-slowfast": _CLIP_SLOWFAST,
-    "charades-cg-i3d-glove": {"video_dim": 1026, **_GLOVE},
-    "charades-mini": {"video_dim": 514, **_GLOVE},
-    "tacos-c3d-glove": {"video_dim": 4098, **_GLOVE},
-    "qvhighlights-clip-slowfast": {**_CLIP_SLOWFAST, "word_classes": 5003},
-    "demo": {"video_dim": 258, "text_dim": 256, "word_classes": 203},
+SIZES = {
+    "charades-clip-slowfast": Sizes(2818, 512, 1114),
+    "charades-vgg-glove": Sizes(4098, 300, 1112),
+    "charades-cg-clip-slowfast": Sizes(2818, 512, 1114),
+    "charades-cg-i3d-glove": Sizes(1026, 300, 1112),
+    "charades-mini": Sizes(514, 300, 1112),
+    "tacos-c3d-glove": Sizes(4098, 300, 1112),
+    "qvhighlights-clip-slowfast": Sizes(2818, 512, 5003),
+    "demo": Sizes(258, 256, 203),
 }
 """What follows from the features of each configuration: two endpoint columns beside them, and three classes (CLIP) or
 one (GloVe) beside the vocabulary."""
@@ -123,9 +122,8 @@ def resolved(name: str, recipe: str = "") -> Plain:
 
 def state_of(name: str, recipe: str = "") -> dict[str, list[int]]:
     """Names and shapes of what a checkpoint of this configuration stores of the network."""
-    config = load_config(name, recipe=recipe).model
     with torch.device("meta"):
-        network = Mesm(dataclasses.replace(config, **SIZES[name]))
+        network = build_network(load_config(name, recipe=recipe).model, SIZES[name])
     return {key: list(value.shape) for key, value in network.state_dict().items()}
 
 
@@ -133,14 +131,15 @@ def _settings() -> dict[str, Setting]:
     """The published settings, the recipe, and the switches that reproduce the published code."""
     published, glove = SETTINGS["qvhighlights-clip-slowfast"], SETTINGS["charades-vgg-glove"]
     switches = {"masks": "official", "segment_context": "group"}
-    sizes = {key: getattr(glove.model, key) for key in ("video_dim", "text_dim", "word_classes", *SMALL)}
     fast = load_config("charades-mini", recipe="fast")
     return {
         **SETTINGS,
         "qvhighlights-clip-slowfast as published": dataclasses.replace(
             published, model=dataclasses.replace(published.model, **switches)
         ),
-        "charades-mini fast": Setting(glove.shape, dataclasses.replace(fast.model, **sizes), fast.loss),
+        "charades-mini fast": dataclasses.replace(
+            glove, model=dataclasses.replace(fast.model, **SMALL), loss=fast.loss
+        ),
     }
 
 
@@ -156,7 +155,7 @@ def training_step(name: str, dropout: bool) -> dict[str, float]:
     if model.config.encoder_loss == "bce":
         batch = dataclasses.replace(batch, negative_query=None)
     torch.manual_seed(7)
-    losses = compute_losses(model(batch), batch, setting.loss)
+    losses = model.losses(model(batch), batch, setting.loss)
     losses["total"].backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1, foreach=True)
     return {**{part: float(value.detach()) for part, value in losses.items()}, "gradient": float(norm)}
