@@ -16,7 +16,8 @@ from shared import shared_path
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.pipeline.importers import features as module
-from mesm.pipeline.importers.features import import_features, squeezed
+from mesm.pipeline.importers.features import import_features
+from mesm.pipeline.importers.sources import HDF5Source, squeezed
 
 Videos = dict[str, np.ndarray]
 
@@ -144,16 +145,16 @@ def test_an_interrupted_import_continues(tmp_path: Path, monkeypatch: pytest.Mon
     source = write_hdf5(tmp_path, released())
     monkeypatch.setattr(module, "BATCH_BYTES", 1)
     reads: list[str] = []
-    read = module.HDF5Source.read
+    read = HDF5Source.read
 
-    def failing(self: module.HDF5Source, name: str) -> np.ndarray:
+    def failing(self: HDF5Source, name: str) -> np.ndarray:
         if name == "v2" and "v2" not in reads:
             reads.append(name)
             raise KeyboardInterrupt
         reads.append(name)
         return read(self, name)
 
-    monkeypatch.setattr(module.HDF5Source, "read", failing)
+    monkeypatch.setattr(HDF5Source, "read", failing)
     with pytest.raises(KeyboardInterrupt):
         import_features(source, tmp_path / "features", name="clip", clip_len_s=1.0)
     steps: list[tuple[int, int]] = []
