@@ -3,6 +3,9 @@
 A file is written under a temporary name in its own folder, flushed to the disk (fsync), given its name by a
 hard link (which never overwrites, so two writers cannot take the same name), and the folder is flushed.
 Temporary files that dead writers left behind are removed by `remove_stale_temporaries`.
+
+The locks are `flock` itself: filelock has none that writers share, locks no file that is being written, and does not
+go on where a file system has no locks.
 """
 
 from __future__ import annotations
