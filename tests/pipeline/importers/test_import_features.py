@@ -267,6 +267,8 @@ def test_real_clip_features_of_charades(tmp_path: Path) -> None:
     source = shared_path("charades-mini/clip_train.h5")
     with open(shared_path("charades-mini/Charades_v1_train.csv"), newline="") as stream:
         durations = {line["id"]: float(line["length"]) for line in csv.DictReader(stream)}
+    with pytest.raises(FeatureError, match=r"1066 of 1066 videos; a row there lasts 0\.98"):
+        import_features(source, tmp_path, name="clip", clip_len_s=2.0, durations=durations)
     folder = import_features(source, tmp_path, name="clip", clip_len_s=1.0, durations=durations)
     assert len(folder) == 1066
     assert sum(folder.record(key).rows for key in folder) == 32044
