@@ -51,7 +51,7 @@ def read_failures(file: Path) -> list[dict[str, Any]]:
     Raises PipelineError when it is damaged.
     """
     try:
-        entries: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["failures"]
+        entries: list[dict[str, Any]] = json.loads(file.read_text("utf-8", "surrogateescape"))["failures"]
         return [entry for entry in entries if entry["video_id"]]
     except FileNotFoundError:
         return []
