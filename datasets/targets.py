@@ -199,25 +199,6 @@ def pool_rows(video: np.ndarray, bins: int) -> np.ndarray:
     return sums / np.maximum(np.diff(edges), 1)[:, None].astype(np.float32)
 
 
-def check_rows(
-    video_id: str, rows: int, clip_len_s: float, duration_s: float, tolerance_s: float | None = None
-) -> None:
-    """Raise FeatureError unless `rows * clip_len_s` and the duration agree within `tolerance_s`.
-
-    The tolerance is one clip unless given. Durations stated by annotations need more than measured ones:
-    Charades' are up to 1.2 s shorter than its videos. The released VGG features of Charades have a row every
-    1/6 s although their setting says 0.17: check those with 1/6. Rows that share the duration pass.
-    """
-    if clip_len_s == ROWS_SHARE_DURATION:
-        return
-    tolerance = clip_len_s if tolerance_s is None else tolerance_s
-    if abs(rows * clip_len_s - duration_s) > tolerance * (1 + 1e-6):
-        raise FeatureError(
-            f"video {video_id}: {rows} rows of {clip_len_s:g} s cover {rows * clip_len_s:g} s, but its "
-            f"annotation says {duration_s:g} s; were the features made with another clip length or video?"
-        )
-
-
 def _duration(annotation: Annotation, rows: int, clip_len_s: float) -> float:
     if annotation.duration_s is not None:
         return annotation.duration_s

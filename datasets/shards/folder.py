@@ -124,20 +124,6 @@ class FeatureFolder:
             raise FeatureError(_other_spec(path, found, spec))
         return cls(path, name, found)
 
-    @classmethod
-    def find(cls, root: Path, name: str, spec: Mapping[str, Any]) -> FeatureFolder:
-        """Open the folder of exactly these features below `root` for reading.
-
-        Raises FeatureError when it is not there, with the differences to the folders of the same encoder that
-        are.
-        """
-        path = folder_path(root, name, spec)
-        if path.is_dir():
-            return cls.open(path, spec)
-        others = [folder for folder in cls.all_in(root) if folder.name == name]
-        lines = [_other_spec(folder.path, folder.spec, spec) for folder in others]
-        raise FeatureError("\n".join([f"{path} is not there: extract these features first", *lines]))
-
     @staticmethod
     def is_one(path: Path) -> bool:
         """Say whether a folder is one of features."""

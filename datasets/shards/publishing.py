@@ -3,6 +3,9 @@
 A file is written under a temporary name in its own folder, flushed to the disk (fsync), given its name by a
 hard link (which never overwrites, so two writers cannot take the same name), and the folder is flushed.
 Temporary files that dead writers left behind are removed by `remove_stale_temporaries`.
+
+The locks are `flock` itself: filelock has none that writers share, locks no file that is being written, and does not
+go on where a file system has no locks.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ def publish_new(folder: Path, names: Iterable[str], content: bytes, what: str) -
     return path
 
 
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it, and put it in the place of `path` at once.
 
     Makes the folder when it is not there. Raises FeatureError when the disk is full or the folder cannot be
@@ -198,11 +201,6 @@ def remove_stale_temporaries(folder: Path) -> list[Path]:
                 path.unlink(missing_ok=True)
                 removed.append(path)
     return removed
-
-
-def is_temporary(path: Path) -> bool:
-    """Say whether a path is named as a file that is still being written."""
-    return _TEMPORARY.match(path.name) is not None
 
 
 def _is_stale(path: Path, host: str, pid: int) -> bool:

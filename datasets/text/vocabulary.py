@@ -125,11 +125,6 @@ def read_word_counts(path: Path, size: int) -> Vocabulary:
     return Vocabulary(tuple(words[:size]), size)
 
 
-def published_word_ids(path: Path) -> dict[str, int]:
-    """Return the word ids of the published TACoS setting: words from 2, after 0 padding and 1 unknown."""
-    return {word: int(number) for word, number, _ in _read_columns(path, ("word", "id", "count"))}
-
-
 def _read_columns(path: Path, columns: Sequence[str]) -> list[list[str]]:
     """Read lines of white-space separated columns; all but `word` hold integers."""
     problems = Problems(path)

@@ -1,16 +1,14 @@
 """Word vectors: a table of words and their vectors, with the words' frequencies where they are known.
 
 Stored as one safetensors file whose metadata holds the words as JSON. Read from that, or from an npz (no
-pickle) with `words` (N,), `vectors` (N, dim) and, if present, `counter_words` and `counter_counts`; written
-also as the text that GloVe and word2vec tools read.
+pickle) with `words` (N,), `vectors` (N, dim) and, if present, `counter_words` and `counter_counts`.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,18 +68,7 @@ class WordVectors:
         """Write the table to one safetensors file, replacing an earlier one at once."""
         text = json.dumps({"words": self.words, "counts": dict(self.counts)}, separators=(",", ":"))
         content = save({"vectors": np.ascontiguousarray(self.vectors)}, metadata={METADATA_KEY: text})
-        replace_file(path, lambda temporary: _write(temporary, [content]))
-
-    def export_text(self, path: Path) -> None:
-        """Write lines `word number number ...`, as in `glove.6B.300d.txt`, without the padding word."""
-        first = PADDING_ROW + 1
-        lines = (
-            f"{word} {' '.join(map(str, vector))}\n".encode()
-            for word, vector in zip(self.words[first:], self.vectors[first:], strict=True)
-        )
-        if any(not word or any(character.isspace() for character in word) for word in self.words[first:]):
-            raise FeatureError("a word is empty or holds white space, which the text layout cannot express")
-        replace_file(path, lambda temporary: _write(temporary, lines))
+        replace_file(path, lambda temporary: temporary.write_bytes(content))
 
     @classmethod
     def load(cls, path: Path) -> WordVectors:
@@ -109,8 +96,3 @@ class WordVectors:
                 f"{path} cannot be read as word vectors ({error}); expected an npz with words and vectors"
             ) from error
         return cls(words, vectors, counts)
-
-
-def _write(path: Path, parts: Iterable[bytes]) -> None:
-    with open(path, "wb", buffering=io.DEFAULT_BUFFER_SIZE) as stream:
-        stream.writelines(parts)

@@ -12,7 +12,7 @@ Rules of tokenisation, all lower-casing:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -86,11 +86,6 @@ def split_words(text: str, rule: Rule) -> list[str]:
     if rule not in rules:
         raise DatasetError(f"unknown rule of tokenisation: {rule!r}; expected one of: {', '.join(rules)}")
     return rules[rule](text)
-
-
-def known_words(words: Sequence[str], known: Container[str], max_words: int) -> list[str]:
-    """Drop the words that have no vector and keep the first `max_words` of the rest (Charades with GloVe)."""
-    return [word for word in words if word in known][:max_words]
 
 
 def treebank_words(text: str) -> list[str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+from filelock import FileLock
 
 from mesm.extractors.errors import WeightsError
 
@@ -39,14 +39,14 @@ def download(
 
     What an interrupted download left (`NAME.part`) is continued if the server still has the same file.
     `verify` returns what is wrong with the bytes. Several processes may ask for one file: one fetches, the
-    others wait. Raises WeightsError when the file cannot be had.
+    others wait; the lock of one that was killed is free. Raises WeightsError when the file cannot be had.
     """
     if not url.startswith(("https://", "http://")):
         raise WeightsError(f"{url} is not an address that is downloaded from; expected https:// or http://")
     partial = destination.with_name(destination.name + ".part")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(destination), partial.open("a+b") as stream:
+        with FileLock(destination.with_name(destination.name + ".lock")), partial.open("a+b") as stream:
             if destination.exists():
                 partial.unlink()
                 return
@@ -69,14 +69,6 @@ class _Version:
         etag = headers.get("ETag", "")
         strong = "" if etag.startswith("W/") else etag
         self.path.write_text(strong or headers.get("Last-Modified", ""), encoding="latin1")
-
-
-@contextlib.contextmanager
-def _locked(destination: Path) -> Iterator[None]:
-    # The lock's file stays: removing it would let two processes lock two files of one name.
-    with destination.with_name(destination.name + ".lock").open("wb") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _fetch(url: str, stream: BinaryIO, version: _Version, progress: Progress | None) -> None:

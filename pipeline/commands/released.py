@@ -37,7 +37,12 @@ def import_checkpoint(
 
 
 def import_features(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="HDF5 file, folder of npz or npy, or word vectors.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE [SOURCE ...]", help="HDF5 files, folders of npz or npy, or one of word vectors."
+        ),
+    ],
     name: Annotated[str, typer.Option(help="Encoder that made them, such as clip; glove for word vectors.")],
     features: FeaturesOption = Path("features"),
     clip_len: Annotated[float | None, typer.Option(help="Seconds a row; default: duration / rows.")] = None,
@@ -47,9 +52,11 @@ def import_features(
 ) -> int:
     """Copy released features into shards; their fingerprint says that they were imported.
 
-    Example: mesm-pipeline import-features slowfast.hdf5 --name slowfast-8x8-r50 --clip-len 1
+    Several sources, in any order, become one set. With one source more they are another set, beside the first one.
+
+    Example: mesm-pipeline import-features train.h5 test.h5 --name slowfast-8x8-r50 --clip-len 1
     """
     from mesm.pipeline.importers import stage as import_stage
 
-    print(import_stage.import_any(source, features, name, clip_len, layout, config, annotations))
+    print(import_stage.import_any(sources, features, name, clip_len, layout, config, annotations))
     return OK

@@ -8,8 +8,9 @@ sentence with `last_hidden_state` (words, dim), `pooler_output` (dim,) and `toke
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from mesm.datasets.shards.publishing import remove_stale_temporaries, replace_fi
 from mesm.pipeline.config.errors import PipelineError
 
 ExportLayout = Literal["hdf5", "npz"]
+NamedRecords = Iterator[tuple[str, dict[str, np.ndarray]]]
 RELEASED_TEXT_NAMES = {"tokens": "last_hidden_state", "pooled": "pooler_output"}
 SHOWN_NAMES = 10
 
@@ -125,9 +127,10 @@ def export_features(
         check_key(name)
         folder.record(key)
     if layout == "hdf5":
-        _export_hdf5(folder, target, chosen, overwrite, progress)
-    else:
-        _export_npz(folder, target, chosen, overwrite, progress)
+        _refuse_text(folder, chosen)
+    _refuse_existing([target] if layout == "hdf5" else [target / f"{name}.npz" for name in chosen], overwrite)
+    export = _export_hdf5 if layout == "hdf5" else _export_npz
+    export(target, _records(folder, chosen, progress))
     return len(chosen)
 
 
@@ -148,46 +151,37 @@ def _summarise(folder: FeatureFolder) -> FolderSummary:
     )
 
 
-def _export_hdf5(
-    folder: FeatureFolder,
-    target: Path,
-    chosen: Mapping[str, str],
-    overwrite: bool,
-    progress: Callable[[str], None],
-) -> None:
-    text = [key for key in chosen.values() if "features" not in folder.array_shapes(key)]
-    if text:
-        raise PipelineError(f"{folder.path} holds text features, whose released layout is npz; export with layout npz")
-    _refuse_existing([target], overwrite)
+def _records(folder: FeatureFolder, chosen: Mapping[str, str], progress: Callable[[str], None]) -> NamedRecords:
+    """Yield name and arrays of each chosen record, and tell the name when the next one is asked for."""
+    for name, key in chosen.items():
+        yield name, folder.read(key)
+        progress(name)
 
+
+def _export_hdf5(target: Path, records: NamedRecords) -> None:
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:
-            for name, key in chosen.items():
-                file.create_dataset(name, data=folder.read(key)["features"])
-                progress(name)
+            for name, arrays in records:
+                file.create_dataset(name, data=arrays["features"])
 
     replace_file(target, write)
 
 
-def _export_npz(
-    folder: FeatureFolder,
-    target: Path,
-    chosen: Mapping[str, str],
-    overwrite: bool,
-    progress: Callable[[str], None],
-) -> None:
-    _refuse_existing([target / f"{name}.npz" for name in chosen], overwrite)
+def _export_npz(target: Path, records: NamedRecords) -> None:
     if target.is_dir():
         remove_stale_temporaries(target)
-    for name, key in chosen.items():
-        arrays = {RELEASED_TEXT_NAMES.get(array, array): value for array, value in folder.read(key).items()}
+    for name, arrays in records:
+        replace_file(target / f"{name}.npz", partial(_write_npz, arrays=arrays))
 
-        def write(temporary: Path, arrays: Mapping[str, Any] = arrays) -> None:
-            with open(temporary, "wb") as stream:
-                np.savez(stream, **arrays)
 
-        replace_file(target / f"{name}.npz", write)
-        progress(name)
+def _write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    with open(path, "wb") as stream:
+        np.savez(stream, **{RELEASED_TEXT_NAMES.get(name, name): array for name, array in arrays.items()})
+
+
+def _refuse_text(folder: FeatureFolder, chosen: Mapping[str, str]) -> None:
+    if any("features" not in folder.array_shapes(key) for key in chosen.values()):
+        raise PipelineError(f"{folder.path} holds text features, whose released layout is npz; export with layout npz")
 
 
 def _refuse_existing(targets: Sequence[Path], overwrite: bool) -> None:

@@ -18,7 +18,6 @@ from rich.console import Console
 
 from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.annotations.registry import read_annotations
-from mesm.datasets.shards.publishing import replace_file
 from mesm.extractors.weights.sources import WeightSources
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
@@ -33,6 +32,7 @@ from mesm.pipeline.report.grounding_page import GroundingFigure
 from mesm.pipeline.report.table import render_rich, render_text
 from mesm.pipeline.report.thumbnails import thumbnails
 from mesm.pipeline.run.console import ProgressBar, say
+from mesm.pipeline.run.text_files import publish_text
 from mesm.pipeline.train.recipe import train
 from mesm.pipeline.workspace import Workspace
 
@@ -56,12 +56,7 @@ class StageClock:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0) + time.monotonic() - started, 1)
-            text = json.dumps(self.seconds)
-            replace_file(self._path, lambda temporary: _write(temporary, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+            publish_text(self._path, json.dumps(self.seconds))
 
 
 def run_demo(out: Path, videos: int, seed: int) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mesm.datasets.shards.faults import write_point
-from mesm.datasets.shards.publishing import replace_file
 from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.run.text_files import publish_text
 
 FAILURES_FILE = "failures.json"
 
@@ -41,7 +41,7 @@ def record_failures(file: Path, failed: Sequence[Failure], read: set[str]) -> No
     entries = [known[video_id] for video_id in sorted(known)]
     text = json.dumps({"failures": entries}, indent=1, ensure_ascii=False)
     write_point("failures:before-write")
-    replace_file(file, lambda place: _write_text(place, text))
+    publish_text(file, f"{text}\n")
     write_point("failures:written")
 
 
@@ -51,13 +51,9 @@ def read_failures(file: Path) -> list[dict[str, Any]]:
     Raises PipelineError when it is damaged.
     """
     try:
-        entries: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["failures"]
+        entries: list[dict[str, Any]] = json.loads(file.read_text("utf-8", "surrogateescape"))["failures"]
         return [entry for entry in entries if entry["video_id"]]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:
         raise PipelineError(f"{file} is damaged ({error}); delete it, it only lists failed videos") from error
-
-
-def _write_text(place: Path, text: str) -> None:
-    place.write_text(f"{text}\n", encoding="utf-8", errors="surrogateescape")

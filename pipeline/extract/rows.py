@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from mesm.datasets.shards.folder import row_count_problem
 from mesm.extractors.contracts import FramePlan, VideoEncoder, VideoInfo
 from mesm.extractors.decoding.resizing import scaled_size
 from mesm.extractors.errors import EncoderError
@@ -66,11 +67,10 @@ def row_seconds(rows: int, clip_len_s: float, duration_s: float) -> float:
     Raises EncoderError when rows times clip length and the duration differ by more than one clip otherwise:
     then the features of another clip length would be taken for these.
     """
-    if abs(rows * clip_len_s - duration_s) <= clip_len_s:
+    problem = row_count_problem(rows, clip_len_s, duration_s, slack_s=0)
+    if problem is None:
         return clip_len_s
     if duration_s < clip_len_s + _SHORT_VIDEO_SLACK_S:
         # The published CLIP features give such a video two rows, however short it is.
         return duration_s / rows
-    raise EncoderError(
-        f"{rows} rows of {clip_len_s:g} s make {rows * clip_len_s:.2f} s, but the video lasts {duration_s:.2f} s"
-    )
+    raise EncoderError(problem)

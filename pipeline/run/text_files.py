@@ -8,9 +8,9 @@ from mesm.datasets.shards.publishing import replace_file
 
 
 def publish_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file in one step, its folder too; FeatureError when the disk is full or unwritable."""
+    """Write a UTF-8 file in one step, its folder too; FeatureError when the disk is full or unwritable.
 
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    replace_file(path, write)
+    File names that are not UTF-8, as Python's strings hold them, are written as the bytes that they are.
+    """
+    content = text.encode("utf-8", "surrogateescape")
+    replace_file(path, lambda temporary: temporary.write_bytes(content))

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +14,6 @@ from mesm.datasets.annotations.registry import read_annotations
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.targets import (
     ROWS_SHARE_DURATION,
-    check_rows,
     moment_rows,
     pool_rows,
     prepare_video,
@@ -236,23 +234,3 @@ def test_pooled_bins_equal_their_definition(rows: int, data: st.DataObject) -> N
 def test_impossible_streams_are_refused(streams: list[np.ndarray]) -> None:
     with pytest.raises(FeatureError, match="expected one or more streams"):
         prepare_video(streams, 10)
-
-
-def test_row_counts_must_agree_with_the_duration() -> None:
-    check_rows("v", 31, 1.0, 30.5)
-    check_rows("v", 75, 2.0, 148.0)
-    check_rows("v", 9, ROWS_SHARE_DURATION, 1000.0)
-    check_rows("v", 33, 1.0, 30.0, tolerance_s=3)
-    with pytest.raises(FeatureError, match=r"video v: 31 rows of 2 s cover 62 s, but its annotation says 30\.5 s"):
-        check_rows("v", 31, 2.0, 30.5)
-
-
-def test_charades_mini_features_agree_with_the_annotated_durations_but_for_1_2_seconds() -> None:
-    root = shared_path("charades-mini")
-    durations = {entry.video_id: entry.duration_s for entry in read_annotations("charades-sta", root, "train")}
-    with h5py.File(root / "clip_train.h5") as features:
-        for video_id, duration in durations.items():
-            assert duration is not None
-            check_rows(video_id, len(features[video_id]), 1.0, duration, tolerance_s=1.2)
-            with pytest.raises(FeatureError):
-                check_rows(video_id, len(features[video_id]), 2.0, duration, tolerance_s=1.2)

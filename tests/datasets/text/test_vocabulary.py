@@ -13,7 +13,6 @@ from mesm.datasets.text.vocabulary import (
     CLIP_START_ID,
     Vocabulary,
     count_tokens,
-    published_word_ids,
     read_clip_counts,
     read_word_counts,
 )
@@ -40,9 +39,6 @@ def test_published_word_vocabularies_have_the_published_classes(folder: str) -> 
     vocabulary = read_word_counts(path, 1111)
     assert vocabulary.classes == 1112
     assert vocabulary.label("person") == vocabulary.tokens.index("person")
-    ids = published_word_ids(path)
-    assert sorted(ids.values()) == list(range(2, len(ids) + 2))
-    assert sorted(ids) == sorted(ids, key=lambda word: ids[word])
 
 
 def test_labels_keep_the_shape_and_mark_unknown_tokens() -> None:

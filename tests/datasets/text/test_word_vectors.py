@@ -51,20 +51,6 @@ def test_npz_with_and_without_counts(tmp_path: Path) -> None:
     assert_equal(WordVectors.from_npz(tmp_path / "full.npz"), table())
 
 
-def test_the_text_layout_reads_back_to_the_same_numbers(tmp_path: Path) -> None:
-    table().export_text(tmp_path / "glove.txt")
-    lines = (tmp_path / "glove.txt").read_text(encoding="utf-8").splitlines()
-    assert [line.split(" ")[0] for line in lines] == list(WORDS[1:])
-    read = np.array([line.split(" ")[1:] for line in lines], np.float32)
-    np.testing.assert_array_equal(read, table().vectors[1:])
-
-
-def test_words_that_the_text_layout_cannot_hold_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FeatureError, match="white space"):
-        WordVectors(("<PAD>", "two words"), np.zeros((2, 3), np.float32)).export_text(tmp_path / "glove.txt")
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("words", "vectors", "message"),
     [

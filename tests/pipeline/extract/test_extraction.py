@@ -231,6 +231,16 @@ def test_failures_of_videos_that_this_run_left_out_stay_listed(some_films: Calla
     assert [entry["video_id"] for entry in read_failures(root / FAILURES_FILE)] == ["broken", "other"]
 
 
+def test_a_file_name_that_is_no_utf_8_stays_listed(some_films: Callable[..., Path], tmp_path: Path) -> None:
+    root, videos = tmp_path / "features", some_films(0)
+    name = os.fsdecode(b"film\xff")
+    (videos / f"{name}.mp4").write_bytes(b"no film")
+    for done in (1, 0):
+        summary = extract(videos, root)
+        assert (summary.done, [one.video_id for one in summary.failed]) == (done, [name])
+    assert [entry["path"] for entry in read_failures(root / FAILURES_FILE)] == [str(videos / f"{name}.mp4")]
+
+
 def test_changed_file_of_the_same_name_is_extracted_again(
     films: Path, some_films: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -294,7 +304,7 @@ def test_seconds_of_a_row(rows: int, clip_len: float, duration: float, expected:
 
 @pytest.mark.parametrize(("rows", "clip_len", "duration"), [(30, 1.0, 60.0), (30, 2.0, 30.0), (7, 1.0, 8.5)])
 def test_rows_that_cannot_be(rows: int, clip_len: float, duration: float) -> None:
-    with pytest.raises(EncoderError, match="but the video lasts"):
+    with pytest.raises(EncoderError, match="the video lasts"):
         row_seconds(rows, clip_len, duration)
 
 

@@ -16,7 +16,8 @@ from shared import shared_path
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.pipeline.importers import features as module
-from mesm.pipeline.importers.features import import_features, squeezed
+from mesm.pipeline.importers.features import import_features
+from mesm.pipeline.importers.sources import HDF5Source, squeezed
 
 Videos = dict[str, np.ndarray]
 
@@ -144,16 +145,16 @@ def test_an_interrupted_import_continues(tmp_path: Path, monkeypatch: pytest.Mon
     source = write_hdf5(tmp_path, released())
     monkeypatch.setattr(module, "BATCH_BYTES", 1)
     reads: list[str] = []
-    read = module.HDF5Source.read
+    read = HDF5Source.read
 
-    def failing(self: module.HDF5Source, name: str) -> np.ndarray:
+    def failing(self: HDF5Source, name: str) -> np.ndarray:
         if name == "v2" and "v2" not in reads:
             reads.append(name)
             raise KeyboardInterrupt
         reads.append(name)
         return read(self, name)
 
-    monkeypatch.setattr(module.HDF5Source, "read", failing)
+    monkeypatch.setattr(HDF5Source, "read", failing)
     with pytest.raises(KeyboardInterrupt):
         import_features(source, tmp_path / "features", name="clip", clip_len_s=1.0)
     steps: list[tuple[int, int]] = []
@@ -266,6 +267,8 @@ def test_real_clip_features_of_charades(tmp_path: Path) -> None:
     source = shared_path("charades-mini/clip_train.h5")
     with open(shared_path("charades-mini/Charades_v1_train.csv"), newline="") as stream:
         durations = {line["id"]: float(line["length"]) for line in csv.DictReader(stream)}
+    with pytest.raises(FeatureError, match=r"1066 of 1066 videos; a row there lasts 0\.98"):
+        import_features(source, tmp_path, name="clip", clip_len_s=2.0, durations=durations)
     folder = import_features(source, tmp_path, name="clip", clip_len_s=1.0, durations=durations)
     assert len(folder) == 1066
     assert sum(folder.record(key).rows for key in folder) == 32044
