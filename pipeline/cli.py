@@ -15,6 +15,7 @@ from mesm.pipeline.commands import compare, demo, evaluate, extract, features, g
 from mesm.pipeline.commands.output import INTERRUPTED, OK, USAGE
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
+from mesm.pipeline.run.threads import wait_quietly
 
 USAGE_ERROR: Any = next(base for base in reversed(typer.BadParameter.__mro__) if hasattr(base, "show"))
 """Base of all errors in the use of the command line; newer typers bring a click of their own."""
@@ -54,6 +55,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main() -> None:
     """Run the command line and exit with its code; a user's mistake is one message, never a traceback."""
+    wait_quietly()
     sys.exit(run(sys.argv[1:]))
 
 

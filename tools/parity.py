@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mesm.tools import parity_mesm
+from mesm.pipeline.run.threads import wait_quietly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,15 +45,14 @@ def check_file(path: Path) -> tuple[str, list[Any]]:
     """Compare one file; returns what it is about and the comparisons."""
     with np.load(path, allow_pickle=False) as archive:
         members = list(archive.files)
+    # After the program has said how threads wait.
+    from mesm.tools import parity_extractors, parity_mesm, parity_networks
+
     # The files of MESM that were made first name no network, and hold groups of queries.
     if "network" in members and "batch/num_clips" not in members:
-        from mesm.tools import parity_networks
-
         return parity_networks.check_file(path)
     if parity_mesm.is_golden(members):
         return parity_mesm.check_file(path)
-    from mesm.tools import parity_extractors
-
     return parity_extractors.check_file(path)
 
 
@@ -69,4 +68,5 @@ def summarise(rows: Sequence[Any]) -> list[Any]:
 
 
 if __name__ == "__main__":
+    wait_quietly()
     sys.exit(main())

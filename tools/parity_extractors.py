@@ -10,12 +10,10 @@ common part, so that the cosine would hide mistakes.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -365,33 +363,3 @@ SUBJECTS: tuple[Subject, ...] = (
         arrange=_arrange_clip,
     ),
 )
-
-
-def run(paths: Sequence[Path]) -> int:
-    """Compare files and print a table; 0 if everything holds, 1 if not, 2 if a file cannot be used."""
-    code = 0
-    for path in paths:
-        try:
-            name, rows = check_file(path)
-        except (OSError, ValueError, KeyError) as error:
-            print(f"{path}: not a golden file that can be compared: {error}", file=sys.stderr)
-            code = 2
-            continue
-        print(f"{path.name}: {name}")
-        for row in rows:
-            verdict = "ok" if row.passed else "FAILED"
-            print(f"  {row.name:<48} {row.difference:>10.2e}  tolerance {row.tolerance:.0e}  {verdict}")
-        if code == 0 and not all(row.passed for row in rows):
-            code = 1
-    return code
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the command line and compare."""
-    parser = argparse.ArgumentParser(prog="python -m mesm.tools.parity_extractors", description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.npz")
-    return run(parser.parse_args(arguments).files)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

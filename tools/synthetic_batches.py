@@ -49,8 +49,9 @@ _CHARADES = _shared_videos(_TWELVE)
 _TACOS = _shared_videos((10, 10, 10))
 # Queries of one group mostly describe different clips of one long video, each of 75 rows.
 _HIGHLIGHTS = _shared_videos((4, 4, 3, 4, 4, 3, 4, 4, 4, 3, 4, 4))
+_DEMO = _shared_videos((6, 4, 6, 5, 6, 4, 6, 5))
 
-SHAPES = {
+PUBLISHED = {
     "charades-clip-slowfast": BatchShape(2818, 512, 1114, _rows(22, 39, 12), _CHARADES, _CHARADES, 16),
     "charades-vgg-glove": BatchShape(4098, 300, 1112, _rows(128, 232, 12), _CHARADES, _CHARADES, 16),
     "tacos-c3d-glove": BatchShape(4098, 300, 1112, _rows(120, 228, 3), _TACOS, _TACOS, 16),
@@ -59,6 +60,9 @@ SHAPES = {
     ),
 }
 """Batches of the published training settings: about 30 queries (QVHighlights 45), videos of different lengths."""
+
+SHAPES = {**PUBLISHED, "demo": BatchShape(258, 256, 203, _rows(16, 45, 8), _DEMO, _DEMO, 14)}
+"""These, and the batches of the demo, whose network is so small that threads wait more than they compute."""
 
 
 def configs_of(setting: str) -> tuple[NetworkConfig, Sizes, Any]:
@@ -70,7 +74,7 @@ def configs_of(setting: str) -> tuple[NetworkConfig, Sizes, Any]:
 def network_of_setting(setting: str, **switches: object) -> tuple[Network, Any]:
     """Build the network of a setting, with some options changed; returns it and its losses' weights."""
     config, sizes, losses = configs_of(setting)
-    return build_network(replace(config, **switches), sizes), losses  # type: ignore[arg-type]
+    return build_network(replace(config, **switches), sizes), losses
 
 
 def make_batch(shape: BatchShape, seed: int = 0) -> Batch:

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.run.threads import wait_quietly
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -46,6 +47,7 @@ def _serve(sender: Connection, function: Callable[..., Any], arguments: tuple[An
     # Ctrl-C reaches every process of a terminal; the parent is the one to answer it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    wait_quietly()
     message: tuple[Any, Exception | None, str]
     try:
         message = function(*arguments), None, ""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
 from mesm.tools import bench
+from mesm.tools.benchmarks import beside, steps, timing
 
 KEYS = {
     "setting",
@@ -59,6 +61,23 @@ def test_queries_about_an_encoded_video_are_timed(capsys: pytest.CaptureFixture[
     assert 0 < row["minute_ms_per_query"] < row["two_hours_ms_per_query"]
 
 
+@pytest.mark.slow
+def test_steps_are_timed_alone_and_beside_a_busy_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "SETTLE_S", 0.0)
+    (row,) = rows(capsys, "beside", "--setting", "demo", "--repeats", "1", "--inner", "1")
+    assert all(row[f"{way}_{place}_ms"] > 0 for way in ("spinning", "quiet") for place in ("alone", "beside"))
+    assert row["gain_beside"] == pytest.approx(row["spinning_beside_ms"] / row["quiet_beside_ms"], rel=0.01)
+
+
+def test_a_process_that_spins_inherits_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    with beside.without_choices():
+        assert "OMP_WAIT_POLICY" not in os.environ
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
 class Questions:
     """The other end of a server's pipe: asks for one step and keeps what comes back."""
 
@@ -80,7 +99,7 @@ def test_what_is_timed_is_compiled_where_that_is_asked_for(compiled: bool, monke
     counters.clear()
     options = argparse.Namespace(device="cpu", precision="fp32", compile=compiled)
     questions = Questions()
-    bench.serve(questions, "infer", "charades-clip-slowfast", options, plain=False)  # type: ignore[arg-type]
+    steps.serve(questions, "infer", "charades-clip-slowfast", options, plain=False)  # type: ignore[arg-type]
     assert counters["stats"]["unique_graphs"] == (1 if compiled else 0)
     facts, milliseconds = questions.said
     assert isinstance(facts, dict)
@@ -89,4 +108,4 @@ def test_what_is_timed_is_compiled_where_that_is_asked_for(compiled: bool, monke
 
 
 def test_spread_is_half_the_distance_of_the_quartiles() -> None:
-    assert bench.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(0.5)
+    assert timing.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(0.5)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mesm.tools import parity_extractors as parity
+from mesm.tools.parity import main
 
 GOLDEN = Path(__file__).parents[1] / "extractors" / "golden"
 FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
@@ -194,7 +195,7 @@ def test_other_files_are_not_compared(tmp_path, capsys):
     path = tmp_path / "other.npz"
     np.savez(path, numbers=np.zeros(3))
     (tmp_path / "text.npz").write_text("no archive")
-    assert parity.run([path, tmp_path / "text.npz", tmp_path / "missing.npz"]) == 2
+    assert main([str(path), str(tmp_path / "text.npz"), str(tmp_path / "missing.npz")]) == 2
     assert capsys.readouterr().err.count("not a golden file that can be compared") == 3
 
 
