@@ -10,7 +10,9 @@ from settings import SETTINGS
 
 from mesm.model.networks.mesm import Mesm, MesmLosses
 from mesm.pipeline.importers.published_names import our_name
-from mesm.tools.reference_network import PlainBatch, ReferenceMesm, reference_losses
+from mesm.tools.reference_batch import PlainBatch
+from mesm.tools.reference_losses import reference_losses
+from mesm.tools.reference_network import ReferenceMesm
 
 LOSSES = {
     "span": "loss_span",

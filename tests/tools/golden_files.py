@@ -13,7 +13,9 @@ from mesm.model.batch import Batch
 from mesm.model.network_config import Sizes
 from mesm.model.networks.mesm import MesmConfig, MesmLosses
 from mesm.tools.parity_mesm import formula_weight
-from mesm.tools.reference_network import PlainBatch, ReferenceMesm, reference_losses
+from mesm.tools.reference_batch import PlainBatch
+from mesm.tools.reference_losses import reference_losses
+from mesm.tools.reference_network import ReferenceMesm
 from mesm.tools.synthetic_batches import BatchShape, configs_of, make_batch
 
 DIM, HIDDEN, CLASSES, WORDS = 32, 48, 23, 8

@@ -16,7 +16,9 @@ from mesm.pipeline.importers.published_names import our_name
 from mesm.pipeline.run.precision import half_precision
 from mesm.pipeline.train.compiling import forward_and_losses
 from mesm.tools.benchmarks.timing import Step
-from mesm.tools.reference_network import PlainBatch, ReferenceMesm, reference_losses
+from mesm.tools.reference_batch import PlainBatch
+from mesm.tools.reference_losses import reference_losses
+from mesm.tools.reference_network import ReferenceMesm
 from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch
 
 
