@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mesm.model.spans import generalised_iou, spans_to_windows, windows_to_spans
@@ -44,6 +43,9 @@ def match(
 
 def _assign(cost: Tensor, counts: tuple[int, ...]) -> Pairs:
     """Solve each of the K * N assignments of cost (K, N, Q, M) on the host."""
+    # Answers need no assignment, and scipy.optimize takes a third of a second to import.
+    from scipy.optimize import linear_sum_assignment
+
     triples = [
         (query, int(span), int(window))
         for layer in cost.cpu().numpy()

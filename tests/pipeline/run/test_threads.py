@@ -157,6 +157,7 @@ def test_a_crowd_is_noticed_at_once_and_gone_after_some_quiet_looks() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: there are too many threads already")
 def test_threads_sleep_while_a_team_is_parked_and_compute_the_same(tmp_path: Path) -> None:
     done = run("-c", PARKING, cwd=tmp_path, OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="100000000000")
