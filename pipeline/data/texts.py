@@ -34,6 +34,8 @@ UNKNOWN_VECTOR_SEED = 2019
 """The published TACoS setting draws its vector of unknown words first after seeding with this."""
 
 
+CLIP_PIECES = frozenset({"clip-text"})
+"""Text encoders whose tokens are the pieces of CLIP's vocabulary."""
 WORD_TABLE_FILE = "glove.safetensors"
 
 
@@ -85,7 +87,7 @@ class EncodedText:
         return QueryWords(normalise_words(states), ids, self._weights(ids))
 
     def _weights(self, ids: tuple[int, ...]) -> np.ndarray:
-        if self.config.encoder == "clip-text":
+        if self.config.encoder in CLIP_PIECES:
             pieces = [self._pieces[token] for token in ids]
             return piece_weights(pieces, self.config.word_weights).astype(np.float32)
         # Other encoders close their texts with a token of their own; those without CLIP's start have none to spare.
@@ -103,7 +105,7 @@ class EncodedText:
         """Return the published counts of CLIP's ids when the annotations have them, else count."""
         size = self.config.vocabulary_size
         published = find_counts(annotations, "CLIP_tokenized_count.txt")
-        if published is not None and self.config.encoder == "clip-text":
+        if published is not None and self.config.encoder in CLIP_PIECES:
             return read_clip_counts(published, size)
         return count_tokens((self.words(query).tokens for query in queries), size, CLIP_START_ID, CLIP_END_ID)
 
