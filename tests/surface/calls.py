@@ -29,18 +29,6 @@ from mesm.pipeline.config.load import load_config
 
 Plain = dict[str, Any]
 
-CONFIGS = (
-    "charades-clip-slowfast",
-    "charades-vgg-glove",
-    "charades-cg-clip-slowfast",
-    "charades-cg-i3d-glove",
-    "charades-mini",
-    "tacos-c3d-glove",
-    "qvhighlights-clip-slowfast",
-    "demo",
-)
-RECIPES = ("", "fast")
-
 SIZES = {
     "charades-clip-slowfast": Sizes(2818, 512, 1114),
     "charades-vgg-glove": Sizes(4098, 300, 1112),
@@ -53,6 +41,9 @@ SIZES = {
 }
 """What follows from the features of each configuration: two endpoint columns beside them, and three classes (CLIP) or
 one (GloVe) beside the vocabulary."""
+
+CONFIGS = {f"{name} {recipe}".strip(): (name, recipe) for name in SIZES for recipe in ("", "fast")}
+"""Shipped configurations, each by itself and with the recipe laid over it."""
 
 VIDEO_ENCODERS = ("clip", "slowfast-8x8-r50", "i3d-inception", "i3d-r50", "c3d", "vgg16")
 
@@ -115,12 +106,12 @@ def _parameter(parameter: Any) -> Plain:
     return said
 
 
-def resolved(name: str, recipe: str = "") -> Plain:
+def resolved(name: str, recipe: str) -> Plain:
     """A shipped configuration as the user gets it, a recipe laid over it."""
     return yaml.safe_load(load_config(name, recipe=recipe).to_yaml())
 
 
-def state_of(name: str, recipe: str = "") -> dict[str, list[int]]:
+def state_of(name: str, recipe: str) -> dict[str, list[int]]:
     """Names and shapes of what a checkpoint of this configuration stores of the network."""
     with torch.device("meta"):
         network = build_network(load_config(name, recipe=recipe).model, SIZES[name])

@@ -73,4 +73,6 @@ def assert_figures(found: Any, expected: Any, absolute: float = 0.0, relative: f
     if computes_the_same_bits():
         assert here == wanted
     else:
-        assert here == pytest.approx(wanted, rel=relative, abs=absolute)
+        for place, value in wanted.items():
+            close = pytest.approx(value, rel=relative, abs=absolute) if isinstance(value, float) else value
+            assert here[place] == close, place

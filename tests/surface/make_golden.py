@@ -64,9 +64,8 @@ def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
     write(GOLDEN / "machine.json", machine())
     write(GOLDEN / "commands.json", calls.commands())
-    chosen = {f"{name} {recipe}".strip(): (name, recipe) for name in calls.CONFIGS for recipe in calls.RECIPES}
-    write(GOLDEN / "configs.json", {key: calls.resolved(*config) for key, config in chosen.items()})
-    write(GOLDEN / "states.json.gz", {key: calls.state_of(*config) for key, config in chosen.items()})
+    write(GOLDEN / "configs.json", {key: calls.resolved(*config) for key, config in calls.CONFIGS.items()})
+    write(GOLDEN / "states.json.gz", {key: calls.state_of(*config) for key, config in calls.CONFIGS.items()})
     steps = {
         f"{name}, dropout {'on' if dropout else 'off'}": {
             part: value.hex() for part, value in calls.training_step(name, dropout).items()

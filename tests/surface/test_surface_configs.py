@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from calls import resolved
+from calls import CONFIGS, resolved
 from figures import golden
 
 EXPECTED = golden("configs.json")
@@ -29,8 +29,7 @@ def losses(old: Any, new: Any, place: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_every_value_is_what_it_was(name: str) -> None:
-    config, _, recipe = name.partition(" ")
-    assert not list(losses(EXPECTED[name], resolved(config, recipe)))
+    assert not list(losses(EXPECTED[name], resolved(*CONFIGS[name])))
 
 
 def test_the_comparison_sees_every_kind_of_loss() -> None:

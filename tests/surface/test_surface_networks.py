@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from calls import STEPS, state_of, training_step
+from calls import CONFIGS, STEPS, state_of, training_step
 from figures import assert_figures, golden
 
 GRADIENT = 1e-3
@@ -14,8 +14,7 @@ STATES, LOSSES = golden("states.json.gz"), golden("steps.json")
 
 @pytest.mark.parametrize("name", STATES)
 def test_checkpoints_of_this_setting_still_fit(name: str) -> None:
-    config, _, recipe = name.partition(" ")
-    assert state_of(config, recipe) == STATES[name]
+    assert state_of(*CONFIGS[name]) == STATES[name]
 
 
 @pytest.mark.parametrize("dropout", [False, True], ids=["dropout off", "dropout on"])
