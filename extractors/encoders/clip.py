@@ -16,7 +16,7 @@ projected.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,13 @@ from torch import nn
 
 from mesm.extractors.contracts import FramePlan, FrameTransform, TextFeatures, VideoInfo
 from mesm.extractors.decoding.sampling import image_rows
-from mesm.extractors.encoders.network_encoder import NetworkVideoEncoder, VideoSettings, check_options, inference
+from mesm.extractors.encoders.network_encoder import (
+    NetworkTextEncoder,
+    NetworkVideoEncoder,
+    VideoSettings,
+    check_options,
+    inference,
+)
 from mesm.extractors.errors import EncoderError, WeightsError
 from mesm.extractors.weights.converters import convert_clip
 from mesm.extractors.weights.sources import WeightsRequest, build_network
@@ -39,9 +45,6 @@ OPENAI_WEIGHTS = "openai-clip-vit-b-32"
 OPEN_CLIP_PREFIX = "open_clip:"
 
 _OPTIONS = ("model", "architecture")
-
-TEXTS_PER_BATCH = 64
-"""Sentences that go through the network together."""
 
 
 class ClipImageEncoder(NetworkVideoEncoder):
@@ -59,7 +62,7 @@ class ClipImageEncoder(NetworkVideoEncoder):
         return _pooled(self.network(clips.squeeze(2)))
 
 
-class ClipTextEncoder:
+class ClipTextEncoder(NetworkTextEncoder):
     """Sentences through CLIP's text tower: token states, token ids and the sentence vector."""
 
     name = "clip-text"
@@ -71,20 +74,12 @@ class ClipTextEncoder:
         device: torch.device,
         spec: Mapping[str, Any],
     ) -> None:
+        super().__init__(device, int(tower.ln_final.weight.shape[0]), spec)
         self.tower: Any = tower.eval().requires_grad_(False).to(device)
         self.tokenizer = tokenizer
-        self.device = device
-        self.dim = int(tower.ln_final.weight.shape[0])
-        self.spec = {"encoder": self.name, "dim": self.dim, "precision": "fp32", **spec}
 
-    def encode(self, texts: Sequence[str]) -> list[TextFeatures]:
-        """Encode sentences; one of more than 77 tokens is cut and keeps its end token."""
-        features: list[TextFeatures] = []
-        for start in range(0, len(texts), TEXTS_PER_BATCH):
-            features += self._encode_batch(list(texts[start : start + TEXTS_PER_BATCH]))
-        return features
-
-    def _encode_batch(self, texts: list[str]) -> list[TextFeatures]:
+    def encode_batch(self, texts: list[str]) -> list[TextFeatures]:
+        """Encode sentences together; one of more than 77 tokens is cut and keeps its end token."""
         ids = self.tokenizer(texts)
         lengths = ids.argmax(dim=1) + 1  # the end token has the highest id
         with inference(self.device, "fp32"):

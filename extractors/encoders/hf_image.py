@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from mesm.extractors.contracts import FramePlan, FrameTransform, TextFeatures, VideoInfo
 from mesm.extractors.decoding.sampling import image_rows
 from mesm.extractors.encoders.network_encoder import (
+    NetworkTextEncoder,
     NetworkVideoEncoder,
     VideoSettings,
     check_options,
@@ -33,9 +34,6 @@ from mesm.extractors.weights.converters import report_mismatch
 from mesm.extractors.weights.sources import WeightsRequest, file_sha256
 
 VIDEO_NAME, TEXT_NAME = "hf", "hf-text"
-
-TEXTS_PER_BATCH = 64
-"""Sentences that go through the network together."""
 
 _SETTINGS_FILES = ("*.json", "*.txt", "*.model")
 _OPTIONS = ("model",)
@@ -54,28 +52,20 @@ class HfImageEncoder(NetworkVideoEncoder):
         return _pooled(network.get_image_features(pixel_values=clips.squeeze(2)))
 
 
-class HfTextEncoder:
+class HfTextEncoder(NetworkTextEncoder):
     """Sentences through the text tower: last hidden states, token ids and what `get_text_features` gives."""
 
     name = TEXT_NAME
 
     def __init__(self, network: Any, tokenizer: Any, device: torch.device, spec: Mapping[str, Any]) -> None:
+        super().__init__(device, int(network.config.text_config.hidden_size), spec)
         self.network = network.eval().requires_grad_(False).to(device)
         self.tokenizer = tokenizer
-        self.device = device
-        self.dim = int(network.config.text_config.hidden_size)
         self.max_tokens = int(network.config.text_config.max_position_embeddings)
         self.sees_padding = "siglip" in network.config.model_type
-        self.spec = {"encoder": self.name, "dim": self.dim, "precision": "fp32", **spec}
 
-    def encode(self, texts: Sequence[str]) -> list[TextFeatures]:
-        """Encode sentences; one longer than the model's context is cut by its tokenizer."""
-        features: list[TextFeatures] = []
-        for start in range(0, len(texts), TEXTS_PER_BATCH):
-            features += self._encode_batch(list(texts[start : start + TEXTS_PER_BATCH]))
-        return features
-
-    def _encode_batch(self, texts: list[str]) -> list[TextFeatures]:
+    def encode_batch(self, texts: list[str]) -> list[TextFeatures]:
+        """Encode sentences together; one longer than the model's context is cut by its tokenizer."""
         batch = self.tokenizer(
             texts,
             padding="max_length" if self.sees_padding else True,

@@ -1,20 +1,23 @@
-"""Run a network on uint8 clips: what every video encoder with a torch network shares."""
+"""What encoders with a torch network share: of videos, running it on uint8 clips; of texts, batches of sentences."""
 
 from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
-from mesm.extractors.contracts import FramePlan, FrameTransform, ResizeMode, SamplingMode, VideoInfo
+from mesm.extractors.contracts import FramePlan, FrameTransform, ResizeMode, SamplingMode, TextFeatures, VideoInfo
 from mesm.extractors.errors import EncoderError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+TEXTS_PER_BATCH = 64
+"""Sentences that go through a network together."""
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -149,3 +152,25 @@ class NetworkVideoEncoder(ABC):
                 f"encoder {self.name} got {clips.dtype} clips of shape {tuple(clips.shape)}; "
                 f"expected uint8 of shape (batch, {', '.join(map(str, expected))})"
             )
+
+
+class NetworkTextEncoder(ABC):
+    """A text encoder around one torch network, which computes in float32; subclasses encode one batch of sentences."""
+
+    name: str
+
+    def __init__(self, device: torch.device, dim: int, spec: Mapping[str, Any]) -> None:
+        self.device = device
+        self.dim = dim
+        self.spec = {"encoder": self.name, "dim": dim, "precision": "fp32", **spec}
+
+    @abstractmethod
+    def encode_batch(self, texts: list[str]) -> list[TextFeatures]:
+        """Encode at most TEXTS_PER_BATCH sentences together."""
+
+    def encode(self, texts: Sequence[str]) -> list[TextFeatures]:
+        """Encode sentences; one that is longer than the network's context is cut."""
+        features: list[TextFeatures] = []
+        for start in range(0, len(texts), TEXTS_PER_BATCH):
+            features += self.encode_batch(list(texts[start : start + TEXTS_PER_BATCH]))
+        return features
