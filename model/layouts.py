@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mesm.model.kernels.packing import _Pack, _Pad
-
 BLOCK_SCORES = 2**20
 """Attention scores that are computed at once on a CPU: 4 MiB of them."""
 
@@ -97,13 +95,13 @@ class Layout:
         """(T, D) to (N, L, D), zeros at padding."""
         sequences, width = self.mask.shape
         if not self.full:
-            packed = _Pad.apply(packed, self.index, sequences * width)
+            packed = packed.new_zeros(sequences * width, packed.shape[1]).index_copy_(0, self.index, packed)
         return packed.view(sequences, width, packed.shape[1])
 
     def pack(self, padded: Tensor) -> Tensor:
         """(N, L, D) to (T, D)."""
         flat = padded.flatten(0, 1)
-        return flat if self.full else _Pack.apply(flat, self.index)
+        return flat if self.full else flat.index_select(0, self.index)
 
     def select(self, sequences: Sequence[int]) -> tuple[Layout, Tensor]:
         """Lay out the given sequences (repeats allowed) of this layout.
@@ -168,6 +166,22 @@ class Layout:
         longer = Layout([length + 1 for length in self.lengths], self.device, self.width + 1)
         others = torch.arange(len(self.index), device=self.device) + self.sequence_of_row + 1
         return longer, to_device(longer._starts, self.device), others
+
+
+def prepend(row: Tensor, packed: Tensor, first: Tensor, others: Tensor) -> Tensor:
+    """(D,) and packed (T, D) to (N + T, D), by the rows that `Layout.with_prefix` returns."""
+    out = packed.new_empty(len(first) + len(others), packed.shape[1]).index_copy_(0, others, packed)
+    return out.index_copy_(0, first, row.to(packed.dtype).expand(len(first), -1))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(N, L, D) to (N, heads, L, D / heads)."""
+    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(N, heads, L, D / heads) to (N, L, D)."""
+    return x.transpose(1, 2).flatten(2)
 
 
 def to_device(array: np.ndarray, device: torch.device | str) -> Tensor:

@@ -194,6 +194,25 @@ def test_networks_know_nothing_of_one_another() -> None:
     assert not breaches
 
 
+def test_kernels_stand_behind_one_door() -> None:
+    """They know of the model how sequences are laid out, and nobody imports a form past the package."""
+    door, below = "mesm.model.kernels", {"mesm.model.layouts"}
+    breaches = [
+        f"{name} imports {target}"
+        for name, path in modules().items()
+        for target in imported_modules(name, ast.walk(tree(path)))
+        if (name.startswith(door) and not target.startswith(door) and target not in below)
+        or (target.startswith(f"{door}.") and not name.startswith(door))
+    ]
+    assert not breaches
+
+
+def test_the_door_of_the_kernels_alone_chooses_by_autocast_and_compiling() -> None:
+    questions = {"is_compiling", "is_autocast_enabled"}
+    asking = {name for name, path in modules().items() if questions & set(words_of(path))}
+    assert asking == {"mesm.model.kernels"}
+
+
 def test_the_registry_of_networks_imports_none_of_them() -> None:
     path = modules()["mesm.model.registry"]
     assert not list(imported_modules("mesm.model.registry", nodes_at_import(tree(path))))

@@ -6,9 +6,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mesm.model.kernels.attention import attention, merge_heads, packed_attention, probes, split_heads, weighted_values
-from mesm.model.kernels.dropout import dropout
-from mesm.model.layouts import Layout
+from mesm.model.kernels import attention, dropout, packed_attention
+from mesm.model.layouts import Layout, merge_heads, split_heads
+
+
+def probes(q: Tensor, weight: Tensor, heads: int) -> Tensor:
+    """What projected queries look for in keys that are not projected: q . (W y) = (W^T q) . y, head by head.
+
+    q: (N, Q, D); weight: (D, D), the projection W of the keys. Returns (N, heads * Q, D). Where a sequence has few
+    queries and many keys, this moves the projection from the keys to the queries.
+    """
+    n, queries, dim = q.shape
+    split = q.view(n, queries, heads, -1)
+    return torch.einsum("nqhs,hsd->nhqd", split, weight.view(heads, -1, dim)).flatten(1, 2)
+
+
+def weighted_values(weights: Tensor, x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
+    """Sum of projected values, projected after the sum: sum(a (W x + b)) = W sum(a x) + b sum(a), head by head.
+
+    weights: (N, heads * Q, L); x: (N, L, D), not projected; weight: (D, D) and bias: (D,), the projection of the
+    values. Returns (N, Q, D), before the output projection.
+    """
+    n, _, dim = x.shape
+    total = weights.sum(-1).view(n, heads, -1).transpose(1, 2)[..., None]
+    mean = torch.bmm(weights, x).view(n, heads, -1, dim)
+    values = torch.einsum("nhqd,hsd->nqhs", mean, weight.view(heads, -1, dim))
+    return (values + total * bias.view(heads, -1)).flatten(2)
 
 
 class Attention(nn.Module):

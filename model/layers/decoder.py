@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mesm.model.kernels.attention import attention, merge_heads, probes, split_heads, weighted_values
-from mesm.model.kernels.dropout import add_dropped, dropout
+from mesm.model.kernels import add_dropped, attention, dropout
+from mesm.model.layers.attention import probes, weighted_values
 from mesm.model.layers.feed_forward import FeedForward
 from mesm.model.layers.inputs import Mlp
-from mesm.model.layouts import Layout
+from mesm.model.layouts import Layout, merge_heads, split_heads
 from mesm.model.position import span_positions
 from mesm.model.spans import inverse_sigmoid
 

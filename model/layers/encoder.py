@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mesm.model.kernels.dropout import add_dropped
+from mesm.model.kernels import add_dropped
 from mesm.model.layers.attention import Attention
 from mesm.model.layers.feed_forward import FeedForward
 from mesm.model.layouts import Layout

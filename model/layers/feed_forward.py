@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mesm.model.kernels.feed_forward import feed_forward
+from mesm.model.kernels import add_dropped, dropout, prelu
 
 
 class FeedForward(nn.Module):
@@ -17,17 +17,10 @@ class FeedForward(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
 
-    def forward(self, residual: Tensor, x: Tensor, slope: Tensor, dropout: float) -> Tensor:
-        """residual + Drop(W2 Drop(PReLU(W1 x))), without the norms; all (..., D)."""
-        first, second = self.linear1, self.linear2
-        return feed_forward(
-            residual.flatten(0, -2),
-            x.flatten(0, -2),
-            first.weight,
-            first.bias,
-            slope,
-            second.weight,
-            second.bias,
-            dropout,
-            self.training,
-        ).view(x.shape)
+    def forward(self, residual: Tensor, x: Tensor, slope: Tensor, p: float) -> Tensor:
+        """residual + Drop(W2 Drop(PReLU(W1 x))), without the norms.
+
+        residual, x: (..., D); slope: (1,); p: probability of both dropouts. Returns (..., D).
+        """
+        hidden = dropout(prelu(self.linear1(x), slope), p, self.training)
+        return add_dropped(residual, self.linear2(hidden), p, self.training)

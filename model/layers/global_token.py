@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mesm.model.batch import Plan
-from mesm.model.kernels.packing import prepend
 from mesm.model.layers.encoder import EncoderLayer
-from mesm.model.layouts import Layout
+from mesm.model.layouts import Layout, prepend
 
 
 def encode_with_global(

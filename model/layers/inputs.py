@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from mesm.model.kernels.dropout import dropout
+from mesm.model.kernels import dropout
 from mesm.model.layouts import Layout
 
 FLOOR = 0.01

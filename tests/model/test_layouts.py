@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from mesm.model import layouts
-from mesm.model.kernels.packing import prepend
-from mesm.model.layouts import Layout
+from mesm.model.layouts import Layout, prepend
 
 
 def test_padding_and_packing_are_inverse() -> None:

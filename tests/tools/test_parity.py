@@ -13,7 +13,7 @@ from shared import shared_path
 from torch import Tensor
 
 from mesm.model import losses, matcher
-from mesm.model.kernels import attention
+from mesm.model.kernels import dot_product
 from mesm.model.networks import mesm
 from mesm.model.networks.mesm import Mesm
 from mesm.tools import parity, parity_mesm
@@ -111,7 +111,7 @@ def any_frame_for_words(patch: pytest.MonkeyPatch) -> None:
 
 
 def visible_padding(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(attention, "_visible", lambda block, key_mask: None)
+    patch.setattr(dot_product, "_visible", lambda block, key_mask: None)
 
 
 def spans_taken_for_windows(patch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,7 @@
-"""Dropout and PReLU, with forms for the CPU where torch's own spend more time than the matrix products.
+"""Dropout and PReLU.
 
 torch draws one random number at a time for dropout on a CPU, and its gradient of a scalar PReLU slope does not
-vectorise. On other devices torch's own operators are used. The results are the same mathematics; dropout draws other
-numbers, from a generator that torch's seed determines.
+vectorise: either takes longer there than the matrix products.
 """
 
 from __future__ import annotations
@@ -18,6 +17,36 @@ from torch import Tensor
 
 _LEVELS = 2**8
 _ZERO = torch.zeros(())
+
+
+def plain_dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """`mesm.model.kernels.dropout` by torch."""
+    return F.dropout(x, p, training)
+
+
+def fast_dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """The same with masks of `draw_mask`."""
+    return _Dropout.apply(x, p) if training and p > 0 else x
+
+
+def plain_add_dropped(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor:
+    """`mesm.model.kernels.add_dropped` by torch."""
+    return residual + F.dropout(x, p, training)
+
+
+def fast_add_dropped(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor:
+    """The same with masks of `draw_mask`, in one pass."""
+    return _AddDropped.apply(residual, x, p) if training and p > 0 else residual + x
+
+
+def plain_prelu(x: Tensor, slope: Tensor) -> Tensor:
+    """`mesm.model.kernels.prelu` by torch."""
+    return F.prelu(x, slope)
+
+
+def fast_prelu(x: Tensor, slope: Tensor) -> Tensor:
+    """The same with the slope's gradient as one product of vectors."""
+    return _Prelu.apply(x, slope)
 
 
 def draw_mask(shape: Sequence[int], p: float) -> tuple[Tensor, float]:
@@ -36,10 +65,10 @@ def draw_mask(shape: Sequence[int], p: float) -> tuple[Tensor, float]:
     return torch.from_numpy(keep.view(np.uint8)).view(*shape), _LEVELS / (_LEVELS - level)
 
 
-def apply_mask(x: Tensor, keep: Tensor, factor: float) -> Tensor:
+def _apply_mask(x: Tensor, keep: Tensor, factor: float) -> Tensor:
     """x * keep * factor as a new tensor."""
     out = keep.to(x.dtype)
-    return torch.addcmul(_ZERO.to(x.dtype), out, x, value=factor, out=out)
+    return torch.addcmul(_ZERO, out, x, value=factor, out=out)
 
 
 class _Dropout(torch.autograd.Function):
@@ -47,21 +76,12 @@ class _Dropout(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
         keep, ctx.factor = draw_mask(x.shape, p)
         ctx.save_for_backward(keep)
-        return apply_mask(x, keep, ctx.factor)
+        return _apply_mask(x, keep, ctx.factor)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (keep,) = ctx.saved_tensors
-        return apply_mask(gradient, keep, ctx.factor), None
-
-
-def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Zero entries with probability p and scale the others by 1 / (1 - p), when training."""
-    if not training or p == 0:
-        return x
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.dropout(x, p, training)
-    return _Dropout.apply(x, p)
+        return _apply_mask(gradient, keep, ctx.factor), None
 
 
 class _AddDropped(torch.autograd.Function):
@@ -75,15 +95,7 @@ class _AddDropped(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         (keep,) = ctx.saved_tensors
-        return gradient, apply_mask(gradient, keep, ctx.factor), None
-
-
-def add_dropped(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor:
-    """residual + dropout(x)."""
-    fits = x.device.type == "cpu" and x.dtype == residual.dtype and not torch.compiler.is_compiling()
-    if not training or p == 0 or not fits:
-        return residual + dropout(x, p, training)
-    return _AddDropped.apply(residual, x, p)
+        return gradient, _apply_mask(gradient, keep, ctx.factor), None
 
 
 class _Prelu(torch.autograd.Function):
@@ -93,14 +105,9 @@ class _Prelu(torch.autograd.Function):
         return F.leaky_relu(x, float(slope))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         x, slope = ctx.saved_tensors
-        negative = torch.dot(gradient.reshape(-1), x.clamp(max=0).reshape(-1)).view(1)
-        return torch.ops.aten.leaky_relu_backward(gradient, x, float(slope), False), negative
-
-
-def prelu(x: Tensor, slope: Tensor) -> Tensor:
-    """PReLU with one learnable slope (1,)."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
-        return F.prelu(x, slope)
-    return _Prelu.apply(x, slope)
+        grad_slope = None
+        if ctx.needs_input_grad[1]:
+            grad_slope = torch.dot(gradient.reshape(-1), x.clamp(max=0).reshape(-1)).view(1)
+        return torch.ops.aten.leaky_relu_backward(gradient, x, float(slope), False), grad_slope

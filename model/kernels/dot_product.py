@@ -1,9 +1,8 @@
-"""Attention over packed sequences, with a form for training on a CPU that keeps to its cache and stores little.
+"""Attention over padded and over packed sequences.
 
 torch's fused attention does not drop weights on a CPU, so that its training path writes scores, weights, masks and
-products of the whole padded batch to memory. Here a few sequences of like length are done at a time: no padding between
-them, and a bit more than the weights is kept for the gradient. Other devices use torch's own operator. The mathematics
-are the same.
+products of the whole padded batch to memory. Over packed sequences the fast form does a few of like length at a time:
+it keeps to the cache, computes no padding between them and stores a bit more than the weights for the gradient.
 """
 
 from __future__ import annotations
@@ -14,77 +13,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mesm.model.kernels.dropout import draw_mask, dropout
-from mesm.model.layouts import Block, Layout
+from mesm.model.kernels.elementwise import draw_mask, fast_dropout
+from mesm.model.layouts import Block, Layout, merge_heads, split_heads
 
 LANES = 16
 """A softmax over fewer scores than a vector register holds is ten times as slow on a CPU as one over so many."""
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(N, L, D) to (N, heads, L, D / heads)."""
-    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, training: bool) -> Tensor:
+    """`mesm.model.kernels.attention` by torch."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p if training else 0.0)
 
 
-def merge_heads(x: Tensor) -> Tensor:
-    """(N, heads, L, D / heads) to (N, L, D)."""
-    return x.transpose(1, 2).flatten(2)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, training: bool) -> Tensor:
-    """Scaled dot-product attention with dropout of its weights.
-
-    q: (N, H, Lq, D); k: (N, H, Lk, D); v: (N, H, Lk, Dv); mask: broadcasts to (N, H, Lq, Lk), True = visible, at least
-    one key of every query. Returns (N, H, Lq, Dv).
-    """
-    p = p if training else 0.0
-    if p == 0 or q.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+def fast_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, training: bool) -> Tensor:
+    """The same with fast dropout."""
+    if p == 0 or not training:
+        return plain_attention(q, k, v, mask, p, training)
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1))
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return torch.matmul(dropout(scores.softmax(-1), p, training), v)
+    return torch.matmul(fast_dropout(scores.softmax(-1), p, training), v)
 
 
-def probes(q: Tensor, weight: Tensor, heads: int) -> Tensor:
-    """What projected queries look for in keys that are not projected: q . (W y) = (W^T q) . y, head by head.
-
-    q: (N, Q, D); weight: (D, D), the projection W of the keys. Returns (N, heads * Q, D). Where a sequence has few
-    queries and many keys, this moves the projection from the keys to the queries.
-    """
-    n, queries, dim = q.shape
-    split = q.view(n, queries, heads, -1)
-    return torch.einsum("nqhs,hsd->nhqd", split, weight.view(heads, -1, dim)).flatten(1, 2)
-
-
-def weighted_values(weights: Tensor, x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
-    """Sum of projected values, projected after the sum: sum(a (W x + b)) = W sum(a x) + b sum(a), head by head.
-
-    weights: (N, heads * Q, L); x: (N, L, D), not projected; weight: (D, D) and bias: (D,), the projection of the
-    values. Returns (N, Q, D), before the output projection.
-    """
-    n, _, dim = x.shape
-    total = weights.sum(-1).view(n, heads, -1).transpose(1, 2)[..., None]
-    mean = torch.bmm(weights, x).view(n, heads, -1, dim)
-    values = torch.einsum("nhqd,hsd->nqhs", mean, weight.view(heads, -1, dim))
-    return (values + total * bias.view(heads, -1)).flatten(2)
-
-
-def packed_attention(
+def plain_packed_attention(
     q: Tensor, k: Tensor, v: Tensor, layout: Layout, key_mask: Tensor | None, heads: int, p: float, training: bool
 ) -> Tensor:
-    """Attention whose keys are hidden by padding only, with dropout of its weights.
+    """`mesm.model.kernels.packed_attention` over the padded sequences, by torch."""
+    if key_mask is None:
+        k, v, key_mask = layout.pad(k), layout.pad(v), layout.mask
+    q, k, v = (split_heads(x, heads) for x in (layout.pad(q), k, v))
+    return layout.pack(merge_heads(plain_attention(q, k, v, key_mask[:, None, None], p, training)))
 
-    q: (T, D) packed by `layout`; k, v: (T, D) packed by it too (self-attention, key_mask None), or (N, Lk, D) with
-    key_mask (N, Lk), True = visible. Returns (T, D).
-    """
-    p = p if training else 0.0
-    if q.device.type != "cpu" or q.dtype != torch.float32 or torch.compiler.is_compiling():
-        if key_mask is None:
-            k, v, key_mask = layout.pad(k), layout.pad(v), layout.mask
-        q, k, v = (split_heads(x, heads) for x in (layout.pad(q), k, v))
-        return layout.pack(merge_heads(attention(q, k, v, key_mask[:, None, None], p, training)))
-    if p > 0:
+
+def fast_packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, key_mask: Tensor | None, heads: int, p: float, training: bool
+) -> Tensor:
+    """The same, block by block."""
+    if p > 0 and training:
         if key_mask is not None and k.shape[1] < LANES:
             more = LANES - k.shape[1]
             k, v, key_mask = F.pad(k, (0, 0, 0, more)), F.pad(v, (0, 0, 0, more)), F.pad(key_mask, (0, more))
@@ -112,7 +77,7 @@ def _visible(block: Block, key_mask: Tensor | None) -> Tensor | None:
 
 
 class _PackedAttention(torch.autograd.Function):
-    """`packed_attention` for training on a CPU, block by block."""
+    """`fast_packed_attention` with dropout, and its gradient."""
 
     @staticmethod
     def forward(

@@ -1,0 +1,233 @@
+"""One place decides which form an operator takes, and every network is the same in both."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+from settings import SETTINGS
+from torch import Tensor
+
+from mesm.model import kernels
+from mesm.model.batch import Batch
+from mesm.model.kernels import plain_kernels, use_cpu_kernels
+from mesm.model.layouts import Layout
+from mesm.model.network import Network
+from mesm.model.network_config import NetworkConfig
+from mesm.model.registry import NETWORKS, build_network, find_network
+from mesm.tools.bench import at_inference
+
+X = torch.zeros(2, 3)
+LAYOUT = Layout([2])
+ARGUMENTS = {
+    "dropout": (["x"], {"p": 0.1, "training": True}),
+    "add_dropped": (["residual", "x"], {"p": 0.1, "training": True}),
+    "prelu": (["x", "slope"], {}),
+    "attention": (["q", "k", "v"], {"mask": None, "p": 0.1, "training": True}),
+    "packed_attention": (
+        ["q", "k", "v"],
+        {"layout": LAYOUT, "key_mask": None, "heads": 1, "p": 0.1, "training": True},
+    ),
+}
+"""Of each operator the tensors that decide, and what else it takes."""
+
+
+def test_fast_forms_are_for_float32_on_a_cpu() -> None:
+    assert use_cpu_kernels(X)
+    assert use_cpu_kernels(X, X)
+    for other in (X.double(), X.bfloat16(), X.to("meta")):
+        assert not use_cpu_kernels(other)
+        assert not use_cpu_kernels(X, other)
+
+
+def test_fast_forms_are_not_for_autocast() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not use_cpu_kernels(X)
+        with torch.autocast("cpu", enabled=False):
+            assert use_cpu_kernels(X)
+    assert use_cpu_kernels(X)
+
+
+def test_fast_forms_are_not_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not use_cpu_kernels(X)
+
+
+def test_the_switch_holds_inside_its_block_only() -> None:
+    with plain_kernels():
+        assert not use_cpu_kernels(X)
+        with plain_kernels():
+            assert not use_cpu_kernels(X)
+        assert not use_cpu_kernels(X)
+    assert use_cpu_kernels(X)
+    with pytest.raises(ZeroDivisionError), plain_kernels():
+        _ = 1 / 0
+    assert use_cpu_kernels(X)
+
+
+def test_every_form_of_an_operator_is_known_here() -> None:
+    forms = {name for name in vars(kernels) if name.startswith(("fast_", "plain_"))} - {"plain_kernels"}
+    assert forms == {f"{form}_{name}" for form in ("fast", "plain") for name in ARGUMENTS}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_every_form_has_the_signature_of_its_operator(name: str) -> None:
+    signatures = [inspect.signature(getattr(kernels, f"{form}{name}")) for form in ("", "fast_", "plain_")]
+    assert signatures[0] == signatures[1] == signatures[2]
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_operator_takes_the_form_that_is_decided(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for form in ("fast", "plain"):
+        monkeypatch.setattr(kernels, f"{form}_{name}", lambda *values, form=form: (form, values))
+    operator = getattr(kernels, name)
+    tensors, rest = ARGUMENTS[name]
+    given = dict.fromkeys(tensors, X) | rest
+    assert set(given) == set(inspect.signature(operator).parameters)
+    assert operator(**given) == ("fast", tuple(given.values()))
+    with plain_kernels():
+        assert operator(**given) == ("plain", tuple(given.values()))
+    for tensor in tensors:
+        assert operator(**given | {tensor: X.double()})[0] == "plain"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_the_compiler_sees_one_graph_of_the_plain_form(name: str) -> None:
+    tensors, rest = ARGUMENTS[name]
+    shape = {"attention": (1, 1, 2, 3), "packed_attention": (2, 3)}.get(name, (1,))
+    given = {tensor: torch.randn(*shape) for tensor in tensors} | rest | ({"p": 0.0} if "p" in rest else {})
+    torch._dynamo.reset()
+    compiled = torch.compile(getattr(kernels, name), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(**given), getattr(kernels, f"plain_{name}")(**given))
+
+
+SMALL = {"dim": 32, "heads": 4, "feed_forward_dim": 48}
+DROPOUT = {"dropout": 0.1, "input_dropout": 0.5}
+SETTING = SETTINGS["qvhighlights-clip-slowfast"]
+
+
+def small_configs(name: str) -> Iterator[NetworkConfig]:
+    """A network's configuration with narrow layers; again with the published masks where it has those."""
+    config: Any = find_network(name).config_class()()
+    known = {field.name for field in fields(config)}
+    config = replace(config, **{key: value for key, value in (SMALL | DROPOUT).items() if key in known})
+    yield config
+    if "masks" in known:
+        yield replace(config, masks="official")
+
+
+CONFIGS = [
+    pytest.param(config, id="-".join((name, getattr(config, "masks", ""))).strip("-"))
+    for name in NETWORKS
+    for config in small_configs(name)
+]
+
+
+def small_network(config: NetworkConfig) -> Network:
+    """Build a network, every parameter away from the special values that it is initialised with."""
+    torch.manual_seed(0)
+    network = build_network(config, SETTING.sizes)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return network
+
+
+def losses_and_gradients(network: Network, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    losses = network.losses(network(batch), batch, find_network(network.config.name).losses_class()())
+    network.zero_grad()
+    losses["total"].backward()
+    return losses, {name: parameter.grad for name, parameter in network.named_parameters()}
+
+
+def assert_same(network: Network, fast: tuple[dict[str, Any], ...], plain: tuple[dict[str, Any], ...]) -> None:
+    assert all(torch.isfinite(loss) for loss in plain[0].values())
+    torch.testing.assert_close(fast[0], plain[0], rtol=1e-5, atol=1e-6)
+    assert fast[1].keys() == plain[1].keys()
+    for name, expected in plain[1].items():
+        assert (fast[1][name] is None) == (expected is None), name
+        if expected is not None:
+            assert float((fast[1][name] - expected).norm()) < 2e-4 * max(float(expected.norm()), 1e-2), name
+
+
+def hand_written(loss: Tensor) -> set[str]:
+    """Names of the autograd functions of ours that a loss came through."""
+    seen, waiting, found = set(), [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            found.add(type(node).__name__)
+        waiting += [above for above, _ in node.next_functions]
+    return found
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_network_without_dropout_is_the_same_in_both_forms(config: NetworkConfig) -> None:
+    without = {key: 0.0 for key in DROPOUT if hasattr(config, key)}
+    network, batch = small_network(replace(config, **without)).train(), SETTING.batch()
+    fast = losses_and_gradients(network, batch)
+    with plain_kernels():
+        plain = losses_and_gradients(network, batch)
+    assert_same(network, fast, plain)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_network_that_drops_nothing_is_the_same_in_both_forms(
+    config: NetworkConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fast forms for training run, with masks that keep everything."""
+    for module in ("elementwise", "dot_product"):
+        monkeypatch.setattr(f"mesm.model.kernels.{module}.draw_mask", lambda shape, p: (keep_all(shape), 1.0))
+    network, batch = small_network(config).train(), SETTING.batch()
+    fast = losses_and_gradients(network, batch)
+    with plain_kernels():
+        plain = losses_and_gradients(network.eval(), batch)
+    assert_same(network, fast, plain)
+    assert hand_written(plain[0]["total"]) == set()
+
+
+def keep_all(shape: torch.Size) -> Tensor:
+    return torch.ones(*shape, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_network_trains_with_dropout_in_both_forms(config: NetworkConfig) -> None:
+    network, batch = small_network(config).train(), SETTING.batch()
+    for form, expected in ((nullcontext, True), (plain_kernels, False)):
+        with form():
+            losses, gradients = losses_and_gradients(network, batch)
+        assert torch.isfinite(losses["total"])
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
+        assert bool(hand_written(losses["total"])) == expected
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@torch.no_grad()
+def test_answers_are_the_same_in_both_forms(config: NetworkConfig) -> None:
+    network, batch = small_network(config).eval(), at_inference(SETTING.batch())
+    fast = network.decode(network(batch), batch)
+    with plain_kernels():
+        plain = network.decode(network(batch), batch)
+    torch.testing.assert_close(vars(fast), vars(plain), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_network_runs_where_no_kernel_was_written_for(config: NetworkConfig) -> None:
+    """The device `meta` computes shapes only, and refuses whatever reads a number."""
+    batch = at_inference(SETTING.batch())
+    batch.prepare()
+    network = small_network(config).eval()
+    expected, found = network(batch), network.to("meta")(batch.to("meta"))
+    for field in fields(expected):
+        value, shape = getattr(expected, field.name), getattr(found, field.name)
+        if isinstance(value, Tensor):
+            assert (shape.device.type, shape.shape, shape.dtype) == ("meta", value.shape, value.dtype), field.name
