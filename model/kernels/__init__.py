@@ -29,6 +29,7 @@ from mesm.model.kernels.elementwise import (
     plain_dropout,
     plain_prelu,
 )
+from mesm.model.kernels.feed_forward import Weights, fast_feed_forward, plain_feed_forward
 from mesm.model.layouts import Layout
 
 _PLAIN = ContextVar("plain_kernels", default=False)
@@ -70,6 +71,16 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     """PReLU with one slope (1,): x where it is positive, slope * x elsewhere."""
     form = fast_prelu if use_cpu_kernels(x, slope) else plain_prelu
     return form(x, slope)
+
+
+def feed_forward(residual: Tensor, x: Tensor, weights: Weights, slope: Tensor, p: float, training: bool) -> Tensor:
+    """residual + Drop(W2 Drop(PReLU(W1 x + b1)) + b2), the dropouts when training.
+
+    residual, x: (..., D); weights: W1 (H, D), b1 (H,), W2 (D, H), b2 (D,); slope: (1,); p: probability of both
+    dropouts. Returns (..., D).
+    """
+    form = fast_feed_forward if use_cpu_kernels(residual, x, weights[0]) else plain_feed_forward
+    return form(residual, x, weights, slope, p, training)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float, training: bool) -> Tensor:

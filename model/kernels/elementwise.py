@@ -65,7 +65,7 @@ def draw_mask(shape: Sequence[int], p: float) -> tuple[Tensor, float]:
     return torch.from_numpy(keep.view(np.uint8)).view(*shape), _LEVELS / (_LEVELS - level)
 
 
-def _apply_mask(x: Tensor, keep: Tensor, factor: float) -> Tensor:
+def apply_mask(x: Tensor, keep: Tensor, factor: float) -> Tensor:
     """x * keep * factor as a new tensor."""
     out = keep.to(x.dtype)
     return torch.addcmul(_ZERO, out, x, value=factor, out=out)
@@ -76,12 +76,12 @@ class _Dropout(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
         keep, ctx.factor = draw_mask(x.shape, p)
         ctx.save_for_backward(keep)
-        return _apply_mask(x, keep, ctx.factor)
+        return apply_mask(x, keep, ctx.factor)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (keep,) = ctx.saved_tensors
-        return _apply_mask(gradient, keep, ctx.factor), None
+        return apply_mask(gradient, keep, ctx.factor), None
 
 
 class _AddDropped(torch.autograd.Function):
@@ -95,7 +95,7 @@ class _AddDropped(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         (keep,) = ctx.saved_tensors
-        return gradient, _apply_mask(gradient, keep, ctx.factor), None
+        return gradient, apply_mask(gradient, keep, ctx.factor), None
 
 
 class _Prelu(torch.autograd.Function):

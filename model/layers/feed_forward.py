@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mesm.model.kernels import add_dropped, dropout, prelu
+from mesm.model.kernels import feed_forward
 
 
 class FeedForward(nn.Module):
@@ -22,5 +22,6 @@ class FeedForward(nn.Module):
 
         residual, x: (..., D); slope: (1,); p: probability of both dropouts. Returns (..., D).
         """
-        hidden = dropout(prelu(self.linear1(x), slope), p, self.training)
-        return add_dropped(residual, self.linear2(hidden), p, self.training)
+        first, second = self.linear1, self.linear2
+        weights = (first.weight, first.bias, second.weight, second.bias)
+        return feed_forward(residual, x, weights, slope, p, self.training)

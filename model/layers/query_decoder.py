@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mesm.model.kernels.attention import attention, merge_heads, split_heads
-from mesm.model.kernels.dropout import add_dropped
+from mesm.model.kernels import add_dropped, attention
 from mesm.model.layers.attention import Attention
 from mesm.model.layers.encoder import Rectifier
 from mesm.model.layers.feed_forward import FeedForward
+from mesm.model.layouts import merge_heads, split_heads
 
 
 class QueryDecoderLayer(nn.Module):

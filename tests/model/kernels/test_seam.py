@@ -20,14 +20,19 @@ from mesm.model.layouts import Layout
 from mesm.model.network import Network
 from mesm.model.network_config import NetworkConfig
 from mesm.model.registry import NETWORKS, build_network, find_network
-from mesm.tools.bench import at_inference
+from mesm.tools.benchmarks.networks import at_inference
 
 X = torch.zeros(2, 3)
 LAYOUT = Layout([2])
+WEIGHTS = (torch.ones(4, 3), torch.ones(4), torch.ones(3, 4), torch.ones(3))
 ARGUMENTS = {
     "dropout": (["x"], {"p": 0.1, "training": True}),
     "add_dropped": (["residual", "x"], {"p": 0.1, "training": True}),
     "prelu": (["x", "slope"], {}),
+    "feed_forward": (
+        ["residual", "x"],
+        {"weights": WEIGHTS, "slope": torch.full((1,), 0.3), "p": 0.1, "training": True},
+    ),
     "attention": (["q", "k", "v"], {"mask": None, "p": 0.1, "training": True}),
     "packed_attention": (
         ["q", "k", "v"],
@@ -100,7 +105,7 @@ def test_an_operator_takes_the_form_that_is_decided(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_the_compiler_sees_one_graph_of_the_plain_form(name: str) -> None:
     tensors, rest = ARGUMENTS[name]
-    shape = {"attention": (1, 1, 2, 3), "packed_attention": (2, 3)}.get(name, (1,))
+    shape = {"attention": (1, 1, 2, 3), "packed_attention": (2, 3), "feed_forward": (2, 3)}.get(name, (1,))
     given = {tensor: torch.randn(*shape) for tensor in tensors} | rest | ({"p": 0.0} if "p" in rest else {})
     torch._dynamo.reset()
     compiled = torch.compile(getattr(kernels, name), backend="eager", fullgraph=True)
@@ -185,7 +190,7 @@ def test_a_network_that_drops_nothing_is_the_same_in_both_forms(
     config: NetworkConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fast forms for training run, with masks that keep everything."""
-    for module in ("elementwise", "dot_product"):
+    for module in ("elementwise", "dot_product", "feed_forward"):
         monkeypatch.setattr(f"mesm.model.kernels.{module}.draw_mask", lambda shape, p: (keep_all(shape), 1.0))
     network, batch = small_network(config).train(), SETTING.batch()
     fast = losses_and_gradients(network, batch)
