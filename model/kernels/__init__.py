@@ -29,7 +29,7 @@ from mesm.model.kernels.elementwise import (
     plain_dropout,
     plain_prelu,
 )
-from mesm.model.kernels.feed_forward import Weights, fast_feed_forward, plain_feed_forward
+from mesm.model.kernels.feed_forward_block import Weights, fast_feed_forward, plain_feed_forward
 from mesm.model.layouts import Layout
 
 _PLAIN = ContextVar("plain_kernels", default=False)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mesm.model.kernels import feed_forward, plain_kernels
-from mesm.model.kernels.feed_forward import fast_feed_forward
+from mesm.model.kernels.feed_forward_block import fast_feed_forward
 
 SIZES = ((7, 4), (7, 4), (6, 4), (6,), (4, 6), (4,), (1,))
 
@@ -28,9 +28,9 @@ def test_fast_form_is_the_formula(monkeypatch: pytest.MonkeyPatch, p: float, slo
         keep, factor = every_third(x.shape, p)
         return x * keep * factor if p else x
 
-    for module in ("feed_forward", "elementwise"):
+    for module in ("feed_forward_block", "elementwise"):
         monkeypatch.setattr(f"mesm.model.kernels.{module}.draw_mask", every_third)
-    monkeypatch.setattr("mesm.model.kernels.feed_forward.BLOCK", 3)
+    monkeypatch.setattr("mesm.model.kernels.feed_forward_block.BLOCK", 3)
     parts = [torch.randn(*size, requires_grad=True) for size in SIZES]
     residual, x, *weights, slope = parts
     weight1, bias1, weight2, bias2 = weights

@@ -190,7 +190,7 @@ def test_a_network_that_drops_nothing_is_the_same_in_both_forms(
     config: NetworkConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fast forms for training run, with masks that keep everything."""
-    for module in ("elementwise", "dot_product", "feed_forward"):
+    for module in ("elementwise", "dot_product", "feed_forward_block"):
         monkeypatch.setattr(f"mesm.model.kernels.{module}.draw_mask", lambda shape, p: (keep_all(shape), 1.0))
     network, batch = small_network(config).train(), SETTING.batch()
     fast = losses_and_gradients(network, batch)
