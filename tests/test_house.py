@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
+from configparser import ConfigParser
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -44,6 +46,17 @@ FLOORS: tuple[set[str], ...] = (
 # Words by which code would know one network from another, and the only modules outside model/ that may.
 NETWORK_NAMES = re.compile(r"\b(Mesm\w*|MESM|QdDetr\w*|MomentDetr\w*|qd[-_]detr|moment[-_]detr)\b")
 MAY_NAME_NETWORKS = ("mesm.pipeline.importers.", "mesm.tools.")
+
+# Packages that are imported by another name than they are installed by.
+INSTALLED_AS = {
+    "PIL": "pillow",
+    "open_clip": "open-clip-torch",
+    "pydantic_core": "pydantic",
+    "torch.utils.tensorboard": "tensorboard",
+    "yaml": "pyyaml",
+}
+DECLARED_AHEAD = {"ffmpeg-python"}
+"""Declared before it is imported: for answers that are cut out as films."""
 
 
 def modules() -> dict[str, Path]:
@@ -278,6 +291,29 @@ def test_no_chain_of_imports_is_too_long() -> None:
         return heights[name]
 
     assert max(height(name, ()) for name in graph) <= LONGEST_CHAIN
+
+
+def third_party(module: str) -> str:
+    """What has to be installed for a module to be imported; empty where nothing has."""
+    own = next((name for place, name in INSTALLED_AS.items() if f"{module}.".startswith(f"{place}.")), "")
+    top = module.split(".")[0]
+    return "" if top == "mesm" or top in sys.stdlib_module_names else own or top.replace("_", "-").lower()
+
+
+def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
+    imported = set()
+    for path in modules().values():
+        for node in ast.walk(tree(path)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            imported |= {third_party(name) for name in names}
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = [lines for name, lines in setup["options.extras_require"].items() if name != "test"]
+    lines = "\n".join([setup["options"]["install_requires"], *extras]).split("\n")
+    declared = {re.split(r"[^\w.-]", line, maxsplit=1)[0].replace("_", "-").lower() for line in lines}
+    assert imported - declared == set()
+    assert declared - imported == DECLARED_AHEAD
 
 
 def test_every_package_is_installed() -> None:
