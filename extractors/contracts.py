@@ -111,3 +111,11 @@ class TextEncoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> list[TextFeatures]:
         """Encode sentences; a sentence longer than the encoder's context is cut, as the encoder documents."""
+
+
+@runtime_checkable
+class SentenceEncoder(TextEncoder, Protocol):
+    """A text encoder whose `pooled` vectors lie in the space of an image encoder of the same model."""
+
+    max_tokens: int
+    """Tokens that it reads; what is longer is cut."""

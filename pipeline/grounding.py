@@ -1,3 +1,4 @@
-"""`from mesm.pipeline.grounding import MomentRetriever`: the name that users import; it lives in `pipeline.ground`."""
+"""`from mesm.pipeline.grounding import MomentRetriever, ZeroShot`: names that users import from `pipeline.ground`."""
 
 from mesm.pipeline.ground.retriever import MomentRetriever as MomentRetriever
+from mesm.pipeline.ground.zero_shot import ZeroShot as ZeroShot

@@ -77,6 +77,7 @@ class ClipTextEncoder(NetworkTextEncoder):
         super().__init__(device, int(tower.ln_final.weight.shape[0]), spec)
         self.tower: Any = tower.eval().requires_grad_(False).to(device)
         self.tokenizer = tokenizer
+        self.max_tokens = int(tower.positional_embedding.shape[0])
 
     def encode_batch(self, texts: list[str]) -> list[TextFeatures]:
         """Encode sentences together; one of more than 77 tokens is cut and keeps its end token."""

@@ -62,6 +62,8 @@ class WeightSources:
     files: Mapping[str, Path] = field(default_factory=dict)
     """Files to take instead of a download, by the name in the table."""
     download: bool = True
+    untrained: Mapping[str, int] = field(default_factory=dict)
+    """Names in the table whose networks get random weights of this seed: what comes out of them means nothing."""
     trust_pickle: bool = False
     """Open files that need Python's pickle, through an unpickler that builds arrays and nothing else."""
     progress: Progress | None = None
@@ -69,7 +71,7 @@ class WeightSources:
 
     def __post_init__(self) -> None:
         """Raise WeightsError for names that the table does not have."""
-        unknown = sorted(set(self.files) - set(WEIGHTS))
+        unknown = sorted({*self.files, *self.untrained} - set(WEIGHTS))
         if unknown:
             raise WeightsError(
                 f"there are no weights called {', '.join(unknown)}; the table has {', '.join(sorted(WEIGHTS))}"
@@ -86,23 +88,19 @@ class WeightsRequest:
 
     def untrained(self) -> Untrained | None:
         """Return the random weights if those were asked for."""
-        if not self.choice.startswith(UNTRAINED_PREFIX):
-            return None
-        text = self.choice.removeprefix(UNTRAINED_PREFIX)
-        if not text.isdecimal():
-            raise WeightsError(
-                f"weights {self.choice!r}: expected {UNTRAINED_PREFIX} and a whole number, as in untrained:0"
-            )
-        return Untrained(int(text))
+        seed = untrained_seed(self.choice)
+        return None if seed is None else Untrained(seed)
 
     def resolve(self, default: str | None) -> Weights:
         """Find the weights, downloading them if need be. Raises WeightsError when there are none."""
-        return self.untrained() or self._file(default)
+        return self.untrained() or self._named(default)
 
-    def _file(self, default: str | None) -> WeightsFile:
+    def _named(self, default: str | None) -> Weights:
         name = default if self.choice == "default" else self.choice
         if name is None:
             raise WeightsError("there are no default weights for these options: give a path or untrained:SEED")
+        if name in self.sources.untrained:
+            return Untrained(self.sources.untrained[name])
         if name in WEIGHTS:
             return find_weights(name, self.sources)
         path = Path(name)
@@ -112,6 +110,16 @@ class WeightsRequest:
                 "untrained:SEED gives random ones"
             )
         return WeightsFile(path, file_sha256(path), self.sources.trust_pickle)
+
+
+def untrained_seed(choice: str) -> int | None:
+    """Return the seed of `untrained:SEED`, None for anything else; WeightsError when there is no seed."""
+    if not choice.startswith(UNTRAINED_PREFIX):
+        return None
+    text = choice.removeprefix(UNTRAINED_PREFIX)
+    if not text.isdecimal():
+        raise WeightsError(f"weights {choice!r}: expected {UNTRAINED_PREFIX} and a whole number, as in untrained:0")
+    return int(text)
 
 
 def cache_folder() -> Path:

@@ -16,7 +16,7 @@ AnnotationsOption = Annotated[Path | None, typer.Option("--annotations", help="F
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto.")]
 SelectOption = Annotated[str, typer.Option(help="Choose the best epoch on this split.")]
 WeightsOption = Annotated[
-    list[str] | None, typer.Option("--weights", metavar="NAME=PATH", help="Use this file of weights.")
+    list[str] | None, typer.Option("--weights", metavar="NAME=PATH", help="Use this file, or untrained:SEED.")
 ]
 TrustOption = Annotated[bool, typer.Option("--trust-pickle", help="Open weights that need Python's pickle.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -38,14 +38,22 @@ def find_device(name: str) -> Any:
 
 
 def weight_sources(weights: list[str] | None, trust_pickle: bool) -> Any:
-    """Return where weights come from, by NAME=PATH entries; PipelineError for a name that is not in the table."""
-    from mesm.extractors.weights.sources import WeightSources
+    """Return where weights come from, by NAME=PATH entries; PipelineError for a name that is not in the table.
+
+    Instead of a path, `untrained:SEED` gives the network random weights.
+    """
+    from mesm.extractors.weights.sources import WeightSources, untrained_seed
     from mesm.extractors.weights.table import WEIGHTS
 
-    files = {}
+    files: dict[str, Path] = {}
+    untrained: dict[str, int] = {}
     for entry in weights or []:
         name, equals, path = entry.partition("=")
         if not equals or name not in WEIGHTS:
             raise PipelineError(f"--weights {entry}: expected NAME=PATH with one of {', '.join(sorted(WEIGHTS))}")
-        files[name] = Path(path)
-    return WeightSources(files=files, trust_pickle=trust_pickle)
+        seed = untrained_seed(path)
+        if seed is None:
+            files[name] = Path(path)
+        else:
+            untrained[name] = seed
+    return WeightSources(files=files, untrained=untrained, trust_pickle=trust_pickle)

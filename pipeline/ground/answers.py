@@ -16,7 +16,7 @@ class Moment:
     end_s: float
     score: float
     """0 to 1, higher is better: the probability that this window is the moment, by `evaluate.rank_by: frames` times its
-    overlap with the frames that look like it."""
+    overlap with the frames that look like it. Without a checkpoint it only ranks the spans of one video."""
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,13 @@ an hour is looked at as closely as a minute; the pieces' answers are merged by n
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mesm.datasets.shards.folder import FeatureFolder
 from mesm.extractors.contracts import VideoEncoder
-from mesm.extractors.errors import VideoError
 from mesm.extractors.weights.sources import WeightSources
 from mesm.model.batch import Batch, Words
 from mesm.model.layouts import Layout
@@ -30,18 +27,20 @@ from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import TextSource
 from mesm.pipeline.evaluate.trained import TrainedModel, load_trained
-from mesm.pipeline.extract.encoders import build_video_encoders, encoder_fingerprint, feature_folder
-from mesm.pipeline.extract.run import extract_videos
-from mesm.pipeline.extract.videos import VideoItem
+from mesm.pipeline.extract.encoders import build_video_encoders, encoder_fingerprint
 from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Moment
+from mesm.pipeline.ground.encoding import encode_video
 from mesm.pipeline.ground.pieces import PIECES_PER_BATCH, cut_pieces, merge_windows, stretch, windows_within
 from mesm.pipeline.run.checkpoint import BEST, refuse_other_features
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
 
 
-def find_checkpoint(given: Path | None) -> Path:
-    """Return the run to ground with: the given one, $MESM_CHECKPOINT, or the only one below runs/ and mesm-demo/."""
+def find_checkpoint(given: Path | None) -> Path | None:
+    """Return the run to ground with: the given one, $MESM_CHECKPOINT, or the only one below runs/ and mesm-demo/.
+
+    None when there is none; PipelineError when there are several.
+    """
     if given is not None:
         return given
     if os.environ.get("MESM_CHECKPOINT"):
@@ -53,13 +52,12 @@ def find_checkpoint(given: Path | None) -> Path:
         for run in place.iterdir()
         if RunDirectory(run).checkpoint_path(BEST).exists()
     )
-    if len(found) == 1:
-        return found[0]
-    choices = f"; there are: {', '.join(map(str, found))}" if found else ""
-    raise PipelineError(
-        "no checkpoint was given: use --checkpoint RUN with the folder of a run (`mesm-pipeline demo` "
-        f"or `train` makes one, `import-checkpoint` reads a released one){choices}"
-    )
+    if len(found) > 1:
+        raise PipelineError(
+            "there are several runs: use --checkpoint RUN with one of "
+            f"{', '.join(map(str, found))}, or --zero-shot to answer with none"
+        )
+    return found[0] if found else None
 
 
 class MomentRetriever:
@@ -73,6 +71,11 @@ class MomentRetriever:
     def config(self) -> Config:
         """The configuration of the training."""
         return self.trained.config
+
+    @property
+    def max_words(self) -> int:
+        """Words of a query that the network reads."""
+        return self.config.dataset.max_words
 
     @classmethod
     def from_checkpoint(
@@ -111,27 +114,7 @@ class MomentRetriever:
         cache: a folder of features in which to look first and to keep the result. Raises a VideoError that says why the
         file cannot be read.
         """
-        if cache is not None:
-            return self._encode(Path(path), cache)
-        with tempfile.TemporaryDirectory(prefix="mesm-ground-") as folder:
-            return self._encode(Path(path), Path(folder))
-
-    def _encode(self, path: Path, root: Path) -> EncodedVideo:
-        folders = [feature_folder(root, encoder) for encoder in self.encoders]
-        item = VideoItem(path.stem, path)
-        extract = self.config.extract
-        summary = extract_videos(
-            [item],
-            self.encoders,
-            folders,
-            workers=1,
-            batch_size=extract.batch_size,
-            device=self.device,
-            timeout_s=extract.timeout_s,
-        )
-        if summary.failed:
-            raise VideoError(summary.failed[0].message)
-        return read_encoded(path, item.video_id, folders)
+        return encode_video(path, self.encoders, self.device, self.config.extract, cache)
 
     @torch.inference_mode()
     def ground(self, video: EncodedVideo, query: str, top_k: int = 5) -> GroundingResult:
@@ -156,7 +139,7 @@ class MomentRetriever:
                 count[first : first + rows] += 1
         best = merge_windows(np.concatenate(windows), video.duration_s, single=len(pieces) == 1)
         moments = [Moment(*(round(float(x), 4) for x in row)) for row in best[:top_k]]
-        cut = len(words.tokens) >= self.config.dataset.max_words
+        cut = len(words.tokens) >= self.max_words
         return GroundingResult(query, moments, saliency / np.maximum(count, 1), video.row_s, cut)
 
     def _batch(self, pieces: Sequence[np.ndarray], words: np.ndarray) -> Batch:
@@ -170,11 +153,3 @@ class MomentRetriever:
             group_of_query=tuple(range(n)),
             words=Words(vectors, torch.ones(n, len(words), dtype=torch.bool, device=self.device), (len(words),) * n),
         )
-
-
-def read_encoded(path: Path, video_id: str, folders: Sequence[FeatureFolder]) -> EncodedVideo:
-    """Read a video's features back."""
-    duration = folders[0].record(video_id).duration_s
-    assert duration is not None
-    streams = tuple(np.array(folder.read(video_id)["features"]) for folder in folders)
-    return EncodedVideo(path, duration, streams)

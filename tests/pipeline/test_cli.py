@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 from pathlib import Path
@@ -73,6 +74,9 @@ def test_version_and_configs(capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "no-run", "--annotations", "."], "no checkpoint"),
         (["ground", "video.mp4", "  "], "query is empty"),
         (["ground", "video.mp4", "a cat", "--checkpoint", "no-run"], "no checkpoint"),
+        (["ground", "video.mp4", "a cat", "--checkpoint", "no-run", "--zero-shot"], "give one of them"),
+        (["ground", "video.mp4", "a cat", "--weights", "vgg16-imagenet=untrained:x"], "untrained:0"),
+        (["ground", "video.mp4", "a cat", "--model", "ViT-B-32"], "NAME/TAG"),
         (["verify", "no-folder"], "not a folder"),
         (["weights", "get", "nothing"], "expected one of"),
         (["import-checkpoint", "none.ckpt", "--out", "runs/x"], "none.ckpt"),
@@ -123,6 +127,52 @@ def test_missing_weights_offline_say_where_to_put_them(
     assert code == 2
     assert "https://" in err
     assert str(tmp_path / "cache") in err
+
+
+def no_run_here(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MESM_CHECKPOINT", raising=False)
+    monkeypatch.setenv("MESM_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+
+
+def test_ground_without_a_checkpoint_says_which_weights_it_misses(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    no_run_here(monkeypatch, tmp_path)
+    write_video(tmp_path / "a.mp4")
+    code, out, err = run(capsys, "ground", "a.mp4", "it gets bright")
+    assert (code, out) == (2, "")
+    assert "no run is here" in err
+    assert "https://" in err
+    assert "--weights openai-clip-vit-b-32=PATH" in err
+
+
+@pytest.mark.parametrize("options", [[], ["--zero-shot"], ["--json"]])
+def test_ground_without_a_checkpoint_and_with_random_weights(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str]
+) -> None:
+    no_run_here(monkeypatch, tmp_path)
+    small = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
+        "text_cfg": {"width": 32, "heads": 2, "layers": 1},
+    }
+    monkeypatch.setattr("open_clip.get_model_config", lambda name: copy.deepcopy(small))
+    write_video(tmp_path / "a.mp4")
+    weights = ["--weights", "openai-clip-vit-b-32=untrained:0"]
+    code, out, err = run(capsys, "ground", "a.mp4", "it gets bright", *weights, *options)
+    assert code == 0, err
+    assert "answers without training" in err
+    assert "meaningless" in err
+    assert ("no run is here" in err) == ("--zero-shot" not in options)
+    if "--json" in options:
+        answer = json.loads(out)
+        assert (answer["method"], answer["model"], answer["untrained"]) == ("zero-shot", "ViT-B-32/openai", True)
+        assert "meaningless" in answer["warning"]
+        assert answer["moments"]
+    else:
+        assert out.split()[:3] == ["start", "end", "score"]
 
 
 def test_extract_lists_failures_and_a_second_run_does_nothing(

@@ -153,10 +153,13 @@ def test_other_encoder_weights_are_refused(tmp_path: Path) -> None:
 def test_checkpoint_is_found_or_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MESM_CHECKPOINT", raising=False)
-    with pytest.raises(PipelineError, match="--checkpoint"):
-        find_checkpoint(None)
+    assert find_checkpoint(None) is None
     run = tmp_path / "runs" / "a"
     RunDirectory(run).create()
     RunDirectory(run).save(BEST, {}, {})
     assert find_checkpoint(None) == Path("runs/a")
     assert find_checkpoint(Path("b")) == Path("b")
+    RunDirectory(tmp_path / "runs" / "c").create()
+    RunDirectory(tmp_path / "runs" / "c").save(BEST, {}, {})
+    with pytest.raises(PipelineError, match=r"runs/a, runs/c.*--zero-shot"):
+        find_checkpoint(None)

@@ -1,0 +1,184 @@
+"""Answers without a checkpoint: from a video file to spans, with encoders that see colours or have random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from mesm.extractors.contracts import FramePlan, FrameTransform, SentenceEncoder, TextFeatures, VideoInfo
+from mesm.extractors.decoding.sampling import image_rows
+from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
+from mesm.extractors.errors import VideoError, WeightsError
+from mesm.extractors.weights.sources import WeightSources
+from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.ground.answers import EncodedVideo
+from mesm.pipeline.ground.prompts import GENERIC, TEMPLATES
+from mesm.pipeline.ground.zero_shot import ZeroShot, find_model
+
+TINY_CLIP: dict[str, Any] = {
+    "architecture": {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
+        "text_cfg": {"width": 32, "heads": 2, "layers": 1},
+    }
+}
+
+
+class ColourEncoder:
+    """Mean colour of the frame at each row's centre."""
+
+    name, dim, clip_len_s = "colour", 3, 1.0
+    spec: dict[str, Any] = {"encoder": "colour"}  # noqa: RUF012
+
+    def plan(self, info: VideoInfo) -> FramePlan:
+        frames = image_rows(info, self.clip_len_s, "clean")
+        return FramePlan(frames, FrameTransform("device", short_side=32, exact=None, crop=(32, 32)))
+
+    def encode(self, clips: torch.Tensor) -> torch.Tensor:
+        return clips.float().mean((1, 2, 3)) / 255
+
+
+class ColourWords:
+    """The colour that a sentence names; every other sentence is grey."""
+
+    name, dim, max_tokens = "colour-text", 3, 6
+    spec: dict[str, Any] = {"encoder": "colour-text"}  # noqa: RUF012
+    colours = ("red", "green", "blue")
+
+    def encode(self, texts: Sequence[str]) -> list[TextFeatures]:
+        return [self._one(text) for text in texts]
+
+    def _one(self, text: str) -> TextFeatures:
+        vector = np.full(3, 0.3, np.float32) + np.array([colour in text for colour in self.colours], np.float32)
+        words = min(len(text.split()), self.max_tokens)
+        return TextFeatures(np.zeros((words, 3), np.float32), np.zeros(words, np.int64), vector)
+
+
+def write_video(path: Path, *parts: tuple[int, tuple[int, int, int]]) -> Path:
+    """Write parts of so many seconds in a colour each."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for seconds, colour in parts:
+            for _ in range(10 * seconds):
+                picture = np.full((48, 64, 3), colour, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+GREY, RED, BLUE = (120, 120, 120), (200, 60, 60), (60, 60, 200)
+
+
+@pytest.fixture(scope="module")
+def grounder() -> ZeroShot:
+    return ZeroShot(ColourEncoder(), ColourWords())
+
+
+@pytest.mark.parametrize(("query", "colour"), [("it is red", RED), ("it is blue", BLUE)])
+def test_the_moment_that_a_sentence_names_is_found(
+    grounder: ZeroShot, tmp_path: Path, query: str, colour: tuple[int, int, int]
+) -> None:
+    video = grounder.encode_video(write_video(tmp_path / "a.mp4", (6, GREY), (8, colour), (16, GREY)))
+    assert video.rows == 30
+    result = grounder.ground(video, query)
+    best = result.moments[0]
+    assert abs(best.start_s - 6) <= 2
+    assert abs(best.end_s - 14) <= 2
+    assert 6 <= result.saliency.argmax() < 14
+    assert [m.score for m in result.moments] == sorted((m.score for m in result.moments), reverse=True)
+    assert all(0 <= m.start_s < m.end_s <= video.duration_s for m in result.moments)
+
+
+def test_a_moment_of_an_hour_is_found(grounder: ZeroShot) -> None:
+    rows = np.random.default_rng(0).normal(0.5, 0.02, (3600, 3)).astype(np.float32)
+    rows[2000:2040, 0] += 0.3
+    best = grounder.ground(EncodedVideo(Path("long.mp4"), 3600.0, (rows,)), "it is red").moments[0]
+    assert abs(best.start_s - 2000) <= 3
+    assert abs(best.end_s - 2040) <= 3
+
+
+def test_what_is_in_the_whole_video_does_not_hide_a_moment(grounder: ZeroShot) -> None:
+    rows = np.full((30, 3), 0.4, np.float32)
+    rows[:, 2] += 0.5
+    rows[10:18, 0] += 0.2
+    best = grounder.ground(EncodedVideo(Path("a.mp4"), 30.0, (rows,)), "it is red").moments[0]
+    assert (best.start_s, best.end_s) == pytest.approx((10, 18), abs=1)
+
+
+def test_features_are_kept_in_a_cache(grounder: ZeroShot, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", (4, RED))
+    first = grounder.encode_video(path, cache=tmp_path / "features")
+    path.write_bytes(path.read_bytes())
+    shards = sorted((tmp_path / "features").glob("*/shard-*"))
+    assert shards
+    assert np.array_equal(first.streams[0], grounder.encode_video(path, cache=tmp_path / "features").streams[0])
+    assert sorted((tmp_path / "features").glob("*/shard-*")) == shards
+
+
+def test_long_and_empty_queries_and_broken_videos(grounder: ZeroShot, tmp_path: Path) -> None:
+    video = EncodedVideo(Path("a.mp4"), 1.0, (np.ones((1, 3), np.float32),))
+    assert len(grounder.ground(video, "red").moments) == 1
+    assert grounder.ground(video, "red " * 500).words_cut
+    assert not grounder.ground(video, "red").words_cut
+    with pytest.raises(PipelineError, match="empty"):
+        grounder.ground(video, " ")
+    (tmp_path / "broken.mp4").write_bytes(b"no video at all")
+    with pytest.raises(VideoError):
+        grounder.encode_video(tmp_path / "broken.mp4")
+
+
+def test_clip_with_random_weights_goes_the_whole_way_and_says_so(tmp_path: Path) -> None:
+    sides = [
+        create(name, weights="untrained:3", options=TINY_CLIP)
+        for create, name in ((create_video_encoder, "clip"), (create_text_encoder, "clip-text"))
+    ]
+    grounder = ZeroShot(*sides)  # type: ignore[arg-type]
+    assert grounder.untrained
+    assert isinstance(grounder.text, SentenceEncoder)
+    assert grounder.max_words == 77
+    video = grounder.encode_video(write_video(tmp_path / "a.mp4", (3, GREY), (3, RED)))
+    result = grounder.ground(video, "a person opens the door", top_k=2)
+    assert result.moments == grounder.ground(video, "a person opens the door", top_k=2).moments
+    assert np.isfinite(result.saliency).all()
+
+
+def test_a_text_encoder_without_sentences_is_refused() -> None:
+    words = ColourWords()
+    words.__class__ = type("Words", (), {"name": "words", "dim": 3, "spec": {}, "encode": ColourWords.encode})
+    with pytest.raises(PipelineError, match="words has no vectors of sentences"):
+        ZeroShot(ColourEncoder(), words)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("ViT-B-32/openai", ("clip", "clip-text", "default", {})),
+        ("ViT-B-16/laion2b_s34b_b88k", ("clip", "clip-text", "open_clip:laion2b_s34b_b88k", {"model": "ViT-B-16"})),
+        ("openai/clip-vit-base-patch32", ("hf", "hf-text", "default", {"model": "openai/clip-vit-base-patch32"})),
+    ],
+)
+def test_models_are_found_by_name(model: str, expected: tuple[Any, ...]) -> None:
+    assert find_model(model) == expected
+
+
+def test_a_model_without_a_tag_names_its_tags() -> None:
+    with pytest.raises(PipelineError, match=r"NAME/TAG.*laion2b"):
+        find_model("ViT-B-16")
+
+
+def test_a_model_that_cannot_be_had_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MESM_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"https://.*--weights openai-clip-vit-b-32=PATH"):
+        ZeroShot.from_model(sources=WeightSources(download=False))
+
+
+def test_generic_sentences_are_forty_different_ones() -> None:
+    assert len(set(GENERIC)) == 40
+    assert TEMPLATES[0] == "{}"
