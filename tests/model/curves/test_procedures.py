@@ -147,9 +147,10 @@ def test_rows_that_look_alike_share_their_values_and_others_do_not() -> None:
 
 def test_what_fits_every_picture_cannot_win() -> None:
     generic, wanted = np.array([1.0, 0.0, 0.0]), np.array([1.0, 1.0, 0.0])
-    vectors = np.array([[4.0, 0.0, 1.0], [4.0, 3.0, 1.0], [4.0, 0.0, 1.0]])
+    vectors = np.array([[4.0, 0.0, 0.0], [1.0, 2.0, 3.0], [4.0, 0.0, 0.0]])
     curve = similarity(vectors, wanted, generic)
     assert curve.argmax() == 1
+    assert similarity(vectors, wanted, 0 * generic).argmax() != 1
     assert abs(curve.sum()) < 1e-12
     assert np.allclose(similarity(5 * vectors, 3 * wanted, generic), curve)
 
