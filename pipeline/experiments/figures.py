@@ -23,12 +23,12 @@ class Spread:
     mean: float
     deviation: float | None
     """Sample standard deviation; None of one seed."""
-    seeds: tuple[float, ...]
+    seeds: list[float]
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> Spread | None:
         """Sum up the values of all seeds; None where there are none."""
-        known = tuple(value for value in values if value is not None)
+        known = [value for value in values if value is not None]
         if not known or len(known) < len(values):
             return None
         return cls(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None, known)

@@ -81,15 +81,15 @@ def measure(run: RunDirectory, workspace: Workspace, split: str, queries: Sequen
 def answer_milliseconds(trained: TrainedModel, data: MomentData) -> float:
     """Time single queries, spread over the split, from a batch on the device to answers; return the median."""
     indices = np.linspace(0, len(data) - 1, ANSWERS).round().astype(int).tolist()
-    times = []
-    for index in [*indices[:WARM_UP], *indices]:
+    warm_up, times = indices[:WARM_UP], []
+    for index in warm_up + indices:
         batch = data.batch([index], [0])
         _wait_for(trained.device)
         started = time.perf_counter()
         answer(trained.network, batch, trained.config)
         _wait_for(trained.device)
         times.append(time.perf_counter() - started)
-    return 1000 * statistics.median(times[WARM_UP:])
+    return 1000 * statistics.median(times[len(warm_up) :])
 
 
 def _wait_for(device: torch.device) -> None:
