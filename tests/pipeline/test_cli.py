@@ -34,7 +34,7 @@ def write_video(path: Path, seconds: int = 3) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "extract", "train", "evaluate", "ground", "demo", "import-features", "reproduce"]
+    "command", ["", "extract", "train", "evaluate", "ground", "demo", "import-features", "reproduce", "compare"]
 )
 def test_help_fits_on_a_screen_and_has_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
     code, out, _ = run(capsys, *filter(None, [command]), "--help")
@@ -70,6 +70,9 @@ def test_version_and_configs(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--out", "a", "--config", "demo", "--annotations", ".", "--seeds", "1,x"], "whole numbers"),
         (["train", "--out", "a", "--config", "demo", "--annotations", ".", "--seeds", "1,1"], "twice"),
         (["reproduce", "charades"], "charades-vgg-glove"),
+        (["compare", "--out", "a", "--networks", "mems"], "did you mean 'mesm'"),
+        (["compare", "--out", "a", "--networks", "mesm", "--seeds", "1,1", "--annotations", "."], "twice"),
+        (["compare", "--out", "a", "--networks", "mesm", "--annotations", "nowhere"], "there is no nowhere"),
         (["ground", "video.mp4", "a cat", "--top-k", "many"], "--top-k"),
         (["evaluate", "no-run", "--annotations", "."], "no checkpoint"),
         (["ground", "video.mp4", "  "], "query is empty"),
