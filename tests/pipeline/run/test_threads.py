@@ -62,6 +62,14 @@ with DecodePool() as pool:
         pass
 """
 
+OWN_PROCESS = f"""
+import os
+from mesm.pipeline.run.own_process import in_own_process
+if __name__ == "__main__":
+    assert in_own_process(os.getenv, "OMP_WAIT_POLICY") == "PASSIVE"
+    assert not [name for name in {CHOICES} if name in os.environ]
+"""
+
 # Threads that spin without end never sleep, unless there are too many of them.
 PARKING = """
 import os
@@ -140,6 +148,11 @@ def test_decode_processes_wait_as_their_parent_does(recorded: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads((recorded / "record").read_text())
     assert {name: value for name, value in found.items() if value is not None} in (WATCHED, PASSIVE)
+
+
+def test_work_in_a_process_of_its_own_waits_quietly(tmp_path: Path) -> None:
+    done = run("-c", OWN_PROCESS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_importing_the_library_changes_nothing(tmp_path: Path) -> None:
