@@ -7,9 +7,10 @@ computed in fp32 on a CPU with weights that are a formula of each parameter's na
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from mesm.model.batch import Batch, Targets, WordMask, Words
 from mesm.model.layouts import Layout
+from mesm.model.network import Network
 from mesm.model.networks.mesm import Mesm, MesmOutput
 from mesm.pipeline.importers.published_names import our_name
 from mesm.pipeline.importers.recognition import Setting, mesm_of, recognise
+from mesm.tools.parity_judging import Scalar, double_precision, in_float64, judged
 
 OUTPUT_ATOL = 2e-5
 LOSS_RTOL = 1e-5
@@ -37,6 +40,15 @@ _LOSS_NAMES = {
     "giou_0": "loss_giou_0",
     "label_0": "loss_label_0",
 }
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """How AdamW was run for the steps of a golden file; MESM's files do not say it."""
+
+    lr: float = 2e-4
+    weight_decay: float = 1e-4
+    clip: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -207,8 +219,10 @@ def _check_mode(
             yield relative(key, losses[ours].detach(), golden[key], LOSS_RTOL)
     yield relative(f"{prefix}/total", losses["total"].detach(), golden[f"{prefix}/total"], LOSS_RTOL)
     if mode == "train":
-        yield from _compare_gradients(golden, f"{prefix}/grad_norm", model, losses["total"], shapes)
-        yield from _compare_steps(golden, prefix, model, batch, setting)
+        names = {name: our_name(name) for name in shapes}
+        yield from compare_training(
+            lambda: golden_network(shapes, masks, setting), batch, setting.loss, names, golden, prefix, Optimiser()
+        )
 
 
 def _compare_outputs(
@@ -254,39 +268,61 @@ def relative(name: str, ours: Tensor | float, published: np.ndarray | float, tol
     return Comparison(name, difference / max(abs(reference), 1e-12) if difference else 0.0, tolerance)
 
 
-def _compare_gradients(
-    golden: Mapping[str, np.ndarray], prefix: str, model: Mesm, total: Tensor, shapes: Mapping[str, tuple[int, ...]]
+def compare_training(
+    build: Callable[[], Network],
+    batch: Batch,
+    weights: Any,
+    names: Mapping[str, str | None],
+    golden: Mapping[str, np.ndarray],
+    prefix: str,
+    optimiser: Optimiser,
 ) -> Iterator[Comparison]:
-    total.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    for published in shapes:
-        reference = float(golden[f"{prefix}/{published}"])
-        ours = our_name(published)
-        gradient = gradients[ours] if ours is not None else None
-        norm = -1.0 if gradient is None else float(gradient.norm())
-        yield gradient_norm(f"{prefix}/{published}", norm, reference)
+    """Compare gradient norms and the steps of AdamW, allowing for what rounding does to them (`parity_judging`).
+
+    build: makes the network anew; names: published parameters and what they are called here.
+    """
+
+    def in_float32() -> list[Scalar]:
+        return list(_training_scalars(build(), batch, weights, names, golden, prefix, optimiser))
+
+    def exactly() -> list[Scalar]:
+        with double_precision():
+            network = build().double()
+            return list(_training_scalars(network, in_float64(batch), weights, names, golden, prefix, optimiser))
+
+    for scalar, difference in judged(in_float32(), exactly):
+        # Gradients that are zero in exact arithmetic are rounding noise on both sides.
+        nothing = abs(scalar.published) < 1e-5 and 0 <= scalar.ours < 1e-5 and scalar.published >= 0
+        yield Comparison(scalar.name, 0.0 if nothing else difference, scalar.tolerance)
 
 
-def gradient_norm(name: str, ours: float, reference: float) -> Comparison:
-    """Compare norms; gradients that are zero in exact arithmetic are rounding noise on both sides."""
-    if abs(reference) < 1e-5 and 0 <= ours < 1e-5 and reference >= 0:
-        return Comparison(name, 0.0, GRADIENT_RTOL)
-    return relative(name, ours, reference, GRADIENT_RTOL)
-
-
-def _compare_steps(
-    golden: Mapping[str, np.ndarray], prefix: str, model: Mesm, batch: Batch, setting: Setting
-) -> Iterator[Comparison]:
-    """Four steps of AdamW (2e-4, weight decay 1e-4, gradient norm clipped at 0.1): total loss and gradient norm."""
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=1e-4)
-    steps = golden[f"{prefix}/adamw_total_and_gradnorm"]
-    for i, (total, norm) in enumerate(steps):
-        optimiser.zero_grad()
-        loss = model.losses(model(batch), batch, setting.loss)["total"]
+def _training_scalars(
+    network: Network,
+    batch: Batch,
+    weights: Any,
+    names: Mapping[str, str | None],
+    golden: Mapping[str, np.ndarray],
+    prefix: str,
+    optimiser: Optimiser,
+) -> Iterator[Scalar]:
+    """The numbers of ours: norms of the gradients, of all of them together, and losses and norms of the steps."""
+    network.train()
+    descent = torch.optim.AdamW(network.parameters(), lr=optimiser.lr, weight_decay=optimiser.weight_decay)
+    for i, (total, norm) in enumerate(golden[f"{prefix}/adamw_total_and_gradnorm"]):
+        descent.zero_grad()
+        loss = network.losses(network(batch), batch, weights)["total"]
         loss.backward()
-        ours = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         if i == 0:
-            yield relative(f"{prefix}/global_grad_norm", ours, golden[f"{prefix}/global_grad_norm"], GRADIENT_RTOL)
-        yield relative(f"{prefix}/step {i + 1} total", loss.detach(), total, STEP_RTOL)
-        yield relative(f"{prefix}/step {i + 1} gradient norm", ours, norm, STEP_RTOL)
-        optimiser.step()
+            gradients = {name: p.grad for name, p in network.named_parameters()}
+            for published, ours in names.items():
+                gradient = gradients[ours] if ours is not None else None
+                found = -1.0 if gradient is None else float(gradient.norm())
+                key = f"{prefix}/grad_norm/{published}"
+                yield Scalar(key, found, float(golden[key]), GRADIENT_RTOL)
+        ours_norm = float(torch.nn.utils.clip_grad_norm_(network.parameters(), optimiser.clip))
+        if i == 0:
+            key = f"{prefix}/global_grad_norm"
+            yield Scalar(key, ours_norm, float(golden[key]), GRADIENT_RTOL)
+        yield Scalar(f"{prefix}/step {i + 1} total", float(loss.detach()), float(total), STEP_RTOL)
+        yield Scalar(f"{prefix}/step {i + 1} gradient norm", ours_norm, float(norm), STEP_RTOL)
+        descent.step()

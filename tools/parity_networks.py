@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mesm.model.batch import Batch, Targets, Words
 from mesm.model.layouts import Layout
@@ -25,13 +24,12 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.importers.published_names import our_name
 from mesm.pipeline.importers.recognition import NETWORK_OF, refuse_unknown
 from mesm.tools.parity_mesm import (
-    GRADIENT_RTOL,
     LOSS_RTOL,
-    STEP_RTOL,
     Comparison,
+    Optimiser,
     absolute,
+    compare_training,
     formula_weight,
-    gradient_norm,
     padded_windows,
     published_shapes,
     relative,
@@ -150,8 +148,12 @@ def _check_mode(golden: Golden, network: str, masks: str, mode: str) -> Iterator
         key = f"{prefix}/total" if name == "total" else f"{prefix}/losses/loss_{name}"
         yield relative(key, value.detach(), golden[key], LOSS_RTOL)
     if mode == "train":
-        yield from _compare_gradients(golden, f"{prefix}/grad_norm", model, losses["total"], network)
-        yield from _compare_steps(golden, prefix, model, batch, weights)
+        stored = json.loads(str(golden["optimiser"]))
+        optimiser = Optimiser(stored["lr"], stored["weight_decay"], stored["clip"])
+        names = {name: our_name(name, network) for name in published_shapes(golden)}
+        yield from compare_training(
+            lambda: golden_network(golden, network, masks), batch, weights, names, golden, prefix, optimiser
+        )
 
 
 def _check_part(golden: Golden, network: str, masks: str, prefix: str, chosen: Sequence[int]) -> Iterator[Comparison]:
@@ -181,32 +183,3 @@ def _compare_outputs(golden: Golden, prefix: str, output: Any, batch: Batch) -> 
         if published is not None:
             cut = published[:, : mask.shape[1]][mask.numpy()]
             yield absolute(f"{prefix}/{name}", None if found is None else found[mask], cut)
-
-
-def _compare_gradients(
-    golden: Golden, prefix: str, model: Network, total: Tensor, network: str
-) -> Iterator[Comparison]:
-    total.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    for published in published_shapes(golden):
-        ours = our_name(published, network)
-        gradient = gradients[ours] if ours is not None else None
-        norm = -1.0 if gradient is None else float(gradient.norm())
-        yield gradient_norm(f"{prefix}/{published}", norm, float(golden[f"{prefix}/{published}"]))
-
-
-def _compare_steps(golden: Golden, prefix: str, model: Network, batch: Batch, weights: Any) -> Iterator[Comparison]:
-    """Steps of AdamW as the file says: total loss and gradient norm."""
-    settings = json.loads(str(golden["optimiser"]))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"])
-    for i, (total, norm) in enumerate(golden[f"{prefix}/adamw_total_and_gradnorm"]):
-        optimiser.zero_grad()
-        loss = model.losses(model(batch), batch, weights)["total"]
-        loss.backward()
-        ours = torch.nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
-        if i == 0:
-            key = f"{prefix}/global_grad_norm"
-            yield relative(key, ours, golden[key], GRADIENT_RTOL)
-        yield relative(f"{prefix}/step {i + 1} total", loss.detach(), total, STEP_RTOL)
-        yield relative(f"{prefix}/step {i + 1} gradient norm", ours, norm, STEP_RTOL)
-        optimiser.step()

@@ -44,7 +44,7 @@ def make_decoder(name: str, constants: Mapping[str, float] | None = None) -> Dec
             f"there is no decoder {name!r}{_nearest(name, DECODERS)}; expected one of {', '.join(DECODERS)}"
         )
     kind = DECODERS[name]
-    known = {field.name: type(field.default) for field in dataclasses.fields(kind)}
+    known: dict[str, Any] = {field.name: type(field.default) for field in dataclasses.fields(kind)}
     given = dict(constants or {})
     for unknown in sorted(set(given) - set(known)):
         raise ValueError(f"decoder {name} has no constant {unknown!r}; it has {', '.join(known)}")

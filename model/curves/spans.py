@@ -5,6 +5,8 @@ A curve is (n,) float64, one value a row. Spans are (k, 3) float64: first row, r
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 DECIMALS = 9
@@ -79,7 +81,7 @@ def overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def best_apart(spans: np.ndarray, iou: float, most: int) -> np.ndarray:
     """Return at most `most` spans, best first, none of which overlaps a better one by more than `iou`."""
     spans = spans[np.argsort(-spans[:, 2], kind="stable")]
-    kept = []
+    kept: list[Any] = []
     while len(spans) and len(kept) < most:
         best, spans = spans[:1], spans[1:]
         kept.append(best[0])
