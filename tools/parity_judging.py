@@ -3,8 +3,8 @@
 The published numbers were computed in float32, and so are ours. The gradient of a single slope, or the fourth step of
 AdamW, which divides by gradients that are nearly 0, may then differ by more than its tolerance though the formula is
 the same: by how much depends on the processor. Ours is computed in float64, too, where something is out of tolerance.
-The distance of our float32 from it is what rounding does to this very number; so much, some times over, the published one
-may be off. A wrong formula is as far off in float64, and fails as before.
+The distance of our float32 from it is what rounding does to this very number; so much, some times over, the published
+one may be off. A wrong formula is as far off in float64, and fails as before.
 """
 
 from __future__ import annotations
