@@ -7,4 +7,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
-sys.path[:0] = [str(HERE), *(str(HERE / part) for part in ("pipeline", "extractors", "model", "tools"))]
+sys.path[:0] = [
+    str(HERE),
+    *(str(HERE / part) for part in ("pipeline", "extractors", "model", "model/networks", "tools")),
+]

@@ -24,10 +24,8 @@ from mesm.model.kernels.dot_product import (
 from mesm.model.kernels.elementwise import (
     fast_add_dropped,
     fast_dropout,
-    fast_prelu,
     plain_add_dropped,
     plain_dropout,
-    plain_prelu,
 )
 from mesm.model.kernels.feed_forward_block import Weights, fast_feed_forward, plain_feed_forward
 from mesm.model.layouts import Layout
@@ -65,12 +63,6 @@ def add_dropped(residual: Tensor, x: Tensor, p: float, training: bool) -> Tensor
     """residual + dropout(x), of one shape."""
     form = fast_add_dropped if use_cpu_kernels(residual, x) else plain_add_dropped
     return form(residual, x, p, training)
-
-
-def prelu(x: Tensor, slope: Tensor) -> Tensor:
-    """PReLU with one slope (1,): x where it is positive, slope * x elsewhere."""
-    form = fast_prelu if use_cpu_kernels(x, slope) else plain_prelu
-    return form(x, slope)
 
 
 def feed_forward(residual: Tensor, x: Tensor, weights: Weights, slope: Tensor, p: float, training: bool) -> Tensor:

@@ -39,13 +39,8 @@ def fast_add_dropped(residual: Tensor, x: Tensor, p: float, training: bool) -> T
     return _AddDropped.apply(residual, x, p) if training and p > 0 else residual + x
 
 
-def plain_prelu(x: Tensor, slope: Tensor) -> Tensor:
-    """`mesm.model.kernels.prelu` by torch."""
-    return F.prelu(x, slope)
-
-
 def fast_prelu(x: Tensor, slope: Tensor) -> Tensor:
-    """The same with the slope's gradient as one product of vectors."""
+    """PReLU with one slope (1,), whose gradient is one product of vectors."""
     return _Prelu.apply(x, slope)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import pytest
 import torch
-from settings import SETTINGS
+from every_network import SUBJECTS, Subject, at_inference
 from torch import Tensor
 
 from mesm.model import kernels
@@ -18,9 +18,6 @@ from mesm.model.batch import Batch
 from mesm.model.kernels import plain_kernels, use_cpu_kernels
 from mesm.model.layouts import Layout
 from mesm.model.network import Network
-from mesm.model.network_config import NetworkConfig
-from mesm.model.registry import NETWORKS, build_network, find_network
-from mesm.tools.benchmarks.networks import at_inference
 
 X = torch.zeros(2, 3)
 LAYOUT = Layout([2])
@@ -28,7 +25,6 @@ WEIGHTS = (torch.ones(4, 3), torch.ones(4), torch.ones(3, 4), torch.ones(3))
 ARGUMENTS = {
     "dropout": (["x"], {"p": 0.1, "training": True}),
     "add_dropped": (["residual", "x"], {"p": 0.1, "training": True}),
-    "prelu": (["x", "slope"], {}),
     "feed_forward": (
         ["residual", "x"],
         {"weights": WEIGHTS, "slope": torch.full((1,), 0.3), "p": 0.1, "training": True},
@@ -112,46 +108,31 @@ def test_the_compiler_sees_one_graph_of_the_plain_form(name: str) -> None:
     torch.testing.assert_close(compiled(**given), getattr(kernels, f"plain_{name}")(**given))
 
 
-SMALL = {"dim": 32, "heads": 4, "feed_forward_dim": 48}
-DROPOUT = {"dropout": 0.1, "input_dropout": 0.5}
-SETTING = SETTINGS["qvhighlights-clip-slowfast"]
+DROPOUT = ("dropout", "input_dropout")
 
 
-def small_configs(name: str) -> Iterator[NetworkConfig]:
-    """A network's configuration with narrow layers; again with the published masks where it has those."""
-    config: Any = find_network(name).config_class()()
-    known = {field.name for field in fields(config)}
-    config = replace(config, **{key: value for key, value in (SMALL | DROPOUT).items() if key in known})
-    yield config
-    if "masks" in known:
-        yield replace(config, masks="official")
+def cases() -> Iterator[Any]:
+    """Every network and the switches to build it with; again with the published masks where it has those."""
+    for subject in SUBJECTS:
+        known = {field.name for field in fields(subject.config)}
+        for switches in ({}, {"masks": "official"}):
+            if known.issuperset(switches):
+                yield pytest.param(subject, switches, id="-".join((subject.name, *switches.values())))
 
 
-CONFIGS = [
-    pytest.param(config, id="-".join((name, getattr(config, "masks", ""))).strip("-"))
-    for name in NETWORKS
-    for config in small_configs(name)
-]
+every_network = pytest.mark.parametrize(("subject", "switches"), list(cases()))
 
 
-def small_network(config: NetworkConfig) -> Network:
-    """Build a network, every parameter away from the special values that it is initialised with."""
-    torch.manual_seed(0)
-    network = build_network(config, SETTING.sizes)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return network
-
-
-def losses_and_gradients(network: Network, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-    losses = network.losses(network(batch), batch, find_network(network.config.name).losses_class()())
+def losses_and_gradients(
+    subject: Subject, network: Network, batch: Batch
+) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    losses = network.losses(network(batch), batch, subject.losses)
     network.zero_grad()
     losses["total"].backward()
     return losses, {name: parameter.grad for name, parameter in network.named_parameters()}
 
 
-def assert_same(network: Network, fast: tuple[dict[str, Any], ...], plain: tuple[dict[str, Any], ...]) -> None:
+def assert_same(fast: tuple[dict[str, Any], ...], plain: tuple[dict[str, Any], ...]) -> None:
     assert all(torch.isfinite(loss) for loss in plain[0].values())
     torch.testing.assert_close(fast[0], plain[0], rtol=1e-5, atol=1e-6)
     assert fast[1].keys() == plain[1].keys()
@@ -175,62 +156,63 @@ def hand_written(loss: Tensor) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_a_network_without_dropout_is_the_same_in_both_forms(config: NetworkConfig) -> None:
-    without = {key: 0.0 for key in DROPOUT if hasattr(config, key)}
-    network, batch = small_network(replace(config, **without)).train(), SETTING.batch()
-    fast = losses_and_gradients(network, batch)
+@every_network
+def test_a_network_without_dropout_is_the_same_in_both_forms(subject: Subject, switches: dict[str, object]) -> None:
+    without = {key: 0.0 for key in DROPOUT if hasattr(subject.config, key)}
+    network, batch = subject.build(**switches, **without).train(), subject.batch(windows=2)
+    fast = losses_and_gradients(subject, network, batch)
     with plain_kernels():
-        plain = losses_and_gradients(network, batch)
-    assert_same(network, fast, plain)
+        plain = losses_and_gradients(subject, network, batch)
+    assert_same(fast, plain)
+    assert hand_written(plain[0]["total"]) == set()
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@every_network
 def test_a_network_that_drops_nothing_is_the_same_in_both_forms(
-    config: NetworkConfig, monkeypatch: pytest.MonkeyPatch
+    subject: Subject, switches: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fast forms for training run, with masks that keep everything."""
     for module in ("elementwise", "dot_product", "feed_forward_block"):
         monkeypatch.setattr(f"mesm.model.kernels.{module}.draw_mask", lambda shape, p: (keep_all(shape), 1.0))
-    network, batch = small_network(config).train(), SETTING.batch()
-    fast = losses_and_gradients(network, batch)
+    network, batch = subject.build(**switches).train(), subject.batch(windows=2)
+    fast = losses_and_gradients(subject, network, batch)
     with plain_kernels():
-        plain = losses_and_gradients(network.eval(), batch)
-    assert_same(network, fast, plain)
-    assert hand_written(plain[0]["total"]) == set()
+        plain = losses_and_gradients(subject, network.eval(), batch)
+    assert_same(fast, plain)
 
 
 def keep_all(shape: torch.Size) -> Tensor:
     return torch.ones(*shape, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_a_network_trains_with_dropout_in_both_forms(config: NetworkConfig) -> None:
-    network, batch = small_network(config).train(), SETTING.batch()
-    for form, expected in ((nullcontext, True), (plain_kernels, False)):
-        with form():
-            losses, gradients = losses_and_gradients(network, batch)
-        assert torch.isfinite(losses["total"])
-        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
-        assert bool(hand_written(losses["total"])) == expected
+@every_network
+@pytest.mark.parametrize("form", ["fast", "plain"])
+def test_a_network_trains_with_dropout_in_both_forms(subject: Subject, switches: dict[str, object], form: str) -> None:
+    network, batch = subject.build(**switches).train(), subject.batch(windows=2)
+    with plain_kernels() if form == "plain" else nullcontext():
+        losses, gradients = losses_and_gradients(subject, network, batch)
+        assert not torch.equal(losses["total"], network.losses(network(batch), batch, subject.losses)["total"])
+    assert torch.isfinite(losses["total"])
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
+    assert bool(hand_written(losses["total"])) == (form == "fast")
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@every_network
 @torch.no_grad()
-def test_answers_are_the_same_in_both_forms(config: NetworkConfig) -> None:
-    network, batch = small_network(config).eval(), at_inference(SETTING.batch())
+def test_answers_are_the_same_in_both_forms(subject: Subject, switches: dict[str, object]) -> None:
+    network, batch = subject.build(**switches).eval(), at_inference(subject.batch())
     fast = network.decode(network(batch), batch)
     with plain_kernels():
         plain = network.decode(network(batch), batch)
     torch.testing.assert_close(vars(fast), vars(plain), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_a_network_runs_where_no_kernel_was_written_for(config: NetworkConfig) -> None:
+@every_network
+def test_a_network_runs_where_no_kernel_was_written_for(subject: Subject, switches: dict[str, object]) -> None:
     """The device `meta` computes shapes only, and refuses whatever reads a number."""
-    batch = at_inference(SETTING.batch())
+    batch = at_inference(subject.batch())
     batch.prepare()
-    network = small_network(config).eval()
+    network = subject.build(**switches).eval()
     expected, found = network(batch), network.to("meta")(batch.to("meta"))
     for field in fields(expected):
         value, shape = getattr(expected, field.name), getattr(found, field.name)
