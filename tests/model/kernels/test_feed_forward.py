@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mesm.model.kernels import feed_forward, plain_kernels
-from mesm.model.kernels.feed_forward_block import fast_feed_forward
+from mesm.model.kernels.feed_forward_block import fast_feed_forward, plain_feed_forward
 
 SIZES = ((7, 4), (7, 4), (6, 4), (6,), (4, 6), (4,), (1,))
 
@@ -57,3 +59,15 @@ def test_both_forms_agree_on_more_axes_without_dropout() -> None:
     with plain_kernels():
         plain = feed_forward(residual, x, weights, torch.full((1,), 0.2), 0.5, False)
     torch.testing.assert_close(fast, plain)
+
+
+@pytest.mark.parametrize("form", [fast_feed_forward, plain_feed_forward])
+def test_both_dropouts_drop_when_training(form: Callable[..., torch.Tensor]) -> None:
+    """A hidden layer of one 1: the output is 4 where neither dropout hits, in a quarter of all places."""
+    torch.manual_seed(0)
+    one, nothing = torch.ones(1, 1), torch.zeros(1)
+    arguments = (torch.zeros(20000, 1), torch.ones(20000, 1), (one, nothing, one, nothing), torch.full((1,), 0.2), 0.5)
+    out = form(*arguments, True)
+    assert float((out != 0).float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert float(out.max()) == pytest.approx(4)
+    assert torch.equal(form(*arguments, False), torch.ones(20000, 1))
