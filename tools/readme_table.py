@@ -14,6 +14,7 @@ from pathlib import Path
 from mesm.model.registry import DEFAULT, NETWORKS
 from mesm.pipeline.config.load import load_config, shipped_configs
 from mesm.pipeline.experiments.paper import published_settings
+from mesm.pipeline.run.threads import wait_quietly
 
 BEGIN, END = "<!-- networks -->", "<!-- /networks -->"
 FIGURE = "R1@0.5"
@@ -99,4 +100,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    wait_quietly()
     sys.exit(main())

@@ -35,7 +35,10 @@ PROGRAMS = {
     "mesm.tools.bench": ("-m", "mesm.tools.bench", "evaluate"),
     "mesm.tools.benchmark_extraction": ("-m", "mesm.tools.benchmark_extraction"),
     "mesm.tools.parity": ("-m", "mesm.tools.parity", "golden.npz"),
+    "mesm.tools.readme_table": ("-m", "mesm.tools.readme_table"),
 }
+
+WITHOUT_TORCH = {"mesm.tools.trial_spans": ("-m", "mesm.tools.trial_spans", "--help")}
 
 LIBRARY = """
 import os, threading
@@ -130,7 +133,14 @@ def test_programs_choose_before_they_import_torch(recorded: Path, arguments: tup
 
 def test_every_program_of_the_tools_is_among_them() -> None:
     programs = {f"mesm.tools.{path.stem}" for path in (ROOT / "tools").rglob("*.py") if "__main__" in path.read_text()}
-    assert programs == {name for name in PROGRAMS if name.startswith("mesm.tools.")}
+    assert programs == {name for name in (*PROGRAMS, *WITHOUT_TORCH) if name.startswith("mesm.tools.")}
+
+
+@pytest.mark.parametrize("arguments", WITHOUT_TORCH.values(), ids=WITHOUT_TORCH.keys())
+def test_programs_that_choose_nothing_never_import_torch(recorded: Path, arguments: tuple[str, ...]) -> None:
+    path = os.pathsep.join([str(recorded), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = run(*arguments, cwd=ROOT, PYTHONPATH=path, RECORD=str(recorded / "record"))
+    assert done.returncode == 0 and not (recorded / "record").exists(), done.stderr
 
 
 @pytest.mark.parametrize("name", CHOICES)
