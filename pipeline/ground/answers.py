@@ -52,3 +52,34 @@ class EncodedVideo:
     def row_s(self) -> float:
         """Seconds of a row."""
         return self.duration_s / self.rows
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an answer rests on."""
+
+    kind: str
+    """`picture` (frames that fit the sentence), `words` (what is said), `network` (a trained network)."""
+    score: float
+    """In the unit of its kind."""
+    text: str = ""
+    """The words, where there are some."""
+
+
+@dataclass(frozen=True)
+class FoundMoment:
+    """One moment of one file, as it is printed, stored and handed to whoever cuts or shows it."""
+
+    file: Path
+    start_s: float
+    end_s: float
+    score: float
+    query: str
+    score_kind: str
+    """`probability` (of a trained network, see `Moment`), `contrast` (zero-shot: it ranks the moments of one search),
+    or `fused` (reciprocal ranks of several kinds of evidence)."""
+    model: str
+    """The run or model that answered."""
+    evidence: tuple[Evidence, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is to be known of the answer: `untrained`, `missing`, `changed`, `query cut`."""
