@@ -1,8 +1,8 @@
 """Moments as lines of JSON and as CSV: what `ground` and `search` print, and what cutting and showing read.
 
 A line is one moment: `file`, `start_s` and `end_s` (seconds), `start` and `end` (h:mm:ss.mmm), `score`, `score_kind`,
-`query`, `model`, `evidence` (a list of kind, score and text) and `notes`. Text is ASCII with escapes, so that a file name
-that is no valid Unicode comes back as it was.
+`query`, `model`, `evidence` (a list of kind, score and text) and `notes`. Text is ASCII with escapes, so that a file
+name that is no valid Unicode comes back as it was.
 """
 
 from __future__ import annotations

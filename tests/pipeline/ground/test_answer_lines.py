@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
+
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.ground.answer_lines import answer_line, answers_csv, clock, read_answer_lines
 from mesm.pipeline.ground.answers import Evidence, FoundMoment
@@ -15,11 +16,11 @@ from mesm.pipeline.ground.answers import Evidence, FoundMoment
 def moment(file: str = "film.mp4") -> FoundMoment:
     evidence = (Evidence("picture", 1.5), Evidence("words", 2.25, 'he says "no"\n, and goes'))
     return FoundMoment(
-        Path(file), 3661.0425, 3670.5, 0.75, "a <b>door</b>", "contrast", "ViT-B-32/openai", evidence, ("untrained",)
+        Path(file), 3661.25, 3670.5, 0.75, "a <b>door</b>", "contrast", "ViT-B-32/openai", evidence, ("untrained",)
     )
 
 
-@pytest.mark.parametrize("seconds, text", [(0, "0:00:00.000"), (59.9996, "0:01:00.000"), (3661.0425, "1:01:01.042")])
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00.000"), (59.9996, "0:01:00.000"), (3661.25, "1:01:01.250")])
 def test_seconds_as_a_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
@@ -32,7 +33,7 @@ def test_lines_come_back(tmp_path: Path, name: str) -> None:
     file.write_text(answer_line(moment(name)) + "\n\n" + answer_line(moment()) + "\n")
     found = read_answer_lines(file)
     assert found[0].file == Path(name)
-    assert found[1].start_s == pytest.approx(3661.042, abs=1e-9)
+    assert found[1].start_s == pytest.approx(3661.25, abs=1e-9)
     assert (found[1].evidence, found[1].notes) == (moment().evidence, moment().notes)
 
 
