@@ -27,6 +27,8 @@ WINDOW_S = 60.0
 """Window of longer ones; the next begins half a window later, so that a moment of half a window lies whole in one."""
 APART = 0.5
 """IoU above which the worse of two spans of different windows is dropped."""
+BLOCK_ROWS = 1024
+"""Rows that are turned into float64 at a time."""
 WHOLE_SHARE = 0.8
 """A moment longer than half a window replaces spans within it that score up to 1 / 0.8 of its score."""
 
@@ -55,10 +57,13 @@ def similarity(vectors: np.ndarray, sentence: np.ndarray, generic: np.ndarray) -
     any picture. The dot product of the normalised row, less the mean of all rows, and the normalised sentence less
     `generic`: what is in every picture, or said of any, cannot win.
     """
-    rows = np.asarray(vectors, np.float64)
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     wanted = sentence / max(float(np.linalg.norm(sentence)), 1e-12) - generic
-    return (rows - rows.mean(0)) @ wanted
+    curve, total = np.empty(len(vectors)), np.zeros(vectors.shape[1])
+    for part in blocks(len(vectors)):
+        rows = normalised(np.asarray(vectors[part], np.float64), 1e-12)
+        curve[part] = rows @ wanted
+        total += rows.sum(0)
+    return curve - total / len(vectors) @ wanted
 
 
 def share_among_alike(curve: np.ndarray, vectors: np.ndarray, reach: int, alike: float) -> np.ndarray:
@@ -67,17 +72,35 @@ def share_among_alike(curve: np.ndarray, vectors: np.ndarray, reach: int, alike:
     vectors (n, D): a row counts with exp(cosine / `alike`), the cosine of what both have beyond the video's mean. Noise
     goes, and borders at which the picture changes stay (a bilateral filter).
     """
-    rows = np.asarray(vectors, np.float32)
-    rows = rows - rows.mean(0)
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-    weights = np.exp((rows * rows).sum(1, dtype=np.float64) / alike)
-    total = weights * curve
-    for step in range(1, min(reach, len(curve) - 1) + 1):
-        weight = np.exp((rows[step:] * rows[:-step]).sum(1, dtype=np.float64) / alike)
-        for here, there in ((slice(step, None), slice(None, -step)), (slice(None, -step), slice(step, None))):
+    count, reach = len(curve), min(reach, len(curve) - 1)
+    mean = sum(np.asarray(vectors[part], np.float64).sum(0) for part in blocks(count)) / count
+    weights, total = np.zeros(count), np.zeros(count)
+    for part in blocks(count):
+        # The rows after the block, with which its last ones are paired, come with it.
+        beyond_mean = np.asarray(vectors[part.start : part.stop + reach], np.float32) - mean.astype(np.float32)
+        rows = normalised(beyond_mean, 1e-6)
+        size = part.stop - part.start
+        for step in range(reach + 1):
+            pairs = min(size, len(rows) - step)
+            here = slice(part.start, part.start + pairs)
+            there = slice(here.start + step, here.stop + step)
+            weight = np.exp((rows[:pairs] * rows[step : step + pairs]).sum(1, dtype=np.float64) / alike)
             total[here] += weight * curve[there]
             weights[here] += weight
+            if step:
+                total[there] += weight * curve[here]
+                weights[there] += weight
     return total / weights
+
+
+def blocks(rows: int) -> list[slice]:
+    """Return the parts in which so many rows are gone through, so that no second copy of all of them is made."""
+    return [slice(start, min(start + BLOCK_ROWS, rows)) for start in range(0, rows, BLOCK_ROWS)]
+
+
+def normalised(rows: np.ndarray, least: float) -> np.ndarray:
+    """L2-normalise rows (n, D); those shorter than `least` become shorter than 1."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), least)
 
 
 def find_spans(curve: np.ndarray, row_s: float, reading: Reading, vectors: np.ndarray | None = None) -> np.ndarray:

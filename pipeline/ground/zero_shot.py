@@ -101,18 +101,28 @@ class ZeroShot:
         the result says; an empty one is a PipelineError.
         """
         query = query.strip()
+        sentence, cut = self.sentence(query)
+        rows = video.streams[0]
+        curve = similarity(rows, sentence, self.generic)
+        spans = in_seconds(find_spans(curve, video.row_s, self.reading, rows), video.row_s, video.duration_s)
+        moments = [Moment(*(round(float(x), 4) for x in span)) for span in spans[:top_k]]
+        return GroundingResult(query, moments, curve.astype(np.float32), video.row_s, cut)
+
+    def sentence(self, query: str) -> tuple[np.ndarray, bool]:
+        """Return the normalised vector (D,) float64 of a query, and whether the query was cut to what the model reads.
+
+        It is the mean of the vectors of the query in several forms. An empty query is a PipelineError.
+        """
+        query = query.strip()
         if not query:
             raise PipelineError("the query is empty; describe the moment in a sentence")
         vectors, cut = self._sentences([template.format(query) for template in TEMPLATES])
-        rows = video.streams[0]
-        curve = similarity(rows, vectors.mean(0), self._generic)
-        spans = in_seconds(find_spans(curve, video.row_s, self.reading, rows), video.row_s, video.duration_s)
-        moments = [Moment(*(round(float(x), 4) for x in span)) for span in spans[:top_k]]
-        return GroundingResult(query, moments, curve.astype(np.float32), video.row_s, cut[0])
+        mean = vectors.mean(0)
+        return mean / max(float(np.linalg.norm(mean)), 1e-12), cut[0]
 
     @cached_property
-    def _generic(self) -> np.ndarray:
-        """Mean of the vectors of sentences that fit any picture."""
+    def generic(self) -> np.ndarray:
+        """(D,) float64: the mean of the normalised vectors of sentences that fit any picture."""
         return self._sentences(GENERIC)[0].mean(0)
 
     def _sentences(self, texts: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
