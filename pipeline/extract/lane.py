@@ -14,7 +14,7 @@ beyond it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from mesm.datasets.shards.folder import FeatureFolder
 from mesm.extractors.contracts import FramePlan, VideoEncoder, VideoInfo
 from mesm.extractors.decoding.probing import SourceFile
 from mesm.pipeline.config.errors import PipelineError
-from mesm.pipeline.extract.rows import RowAssembler, row_seconds
+from mesm.pipeline.extract.rows import Planner, RowAssembler, row_seconds
 
 SHARD_VIDEOS = 64
 """A shard holds no more videos than this, so that a killed run loses no more."""
@@ -54,6 +54,35 @@ class VideoRows:
     """Frames of each of the rows after these."""
     decoder: str = ""
     missing: int = 0
+
+
+class Lane(Protocol):
+    """Whoever takes frames of videos while they are decoded."""
+
+    @property
+    def encoder(self) -> Planner:
+        """What says which frames are wanted."""
+
+    def has(self, video_id: str, source: SourceFile) -> bool:
+        """Tell whether exactly this file was taken before."""
+
+    def open(self, job: int, video_id: str, info: VideoInfo, source: SourceFile, plan: FramePlan) -> object:
+        """Expect the frames of a video."""
+
+    def add_frame(self, job: int, number: int, frame: torch.Tensor) -> None:
+        """Take a transformed (h, w, 3) frame of an open video, if it is one of the wanted."""
+
+    def drop(self, job: int) -> None:
+        """Forget an open video."""
+
+    def complete(self, job: int, decoder: str, missing: int) -> None:
+        """Take note that all frames of a video came; called in the videos' order."""
+
+    def publish(self) -> None:
+        """Store what is complete."""
+
+    def close(self) -> None:
+        """Give up what is not stored."""
 
 
 class EncoderLane:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from mesm.datasets.shards.folder import row_count_problem
-from mesm.extractors.contracts import FramePlan, VideoEncoder, VideoInfo
+from mesm.extractors.contracts import FramePlan, VideoInfo
 from mesm.extractors.decoding.resizing import scaled_size
 from mesm.extractors.errors import EncoderError
 
 _SHORT_VIDEO_SLACK_S = 0.1
+
+
+class Planner(Protocol):
+    """Says which frames of a video are wanted."""
+
+    name: str
+    clip_len_s: float
+
+    def plan(self, info: VideoInfo) -> FramePlan:
+        """Say which frames make each row of this video."""
 
 
 class RowAssembler:
@@ -48,7 +59,7 @@ class RowAssembler:
                     del self._frames[shown], self._uses[shown]
 
 
-def checked_plan(encoder: VideoEncoder, info: VideoInfo) -> FramePlan:
+def checked_plan(encoder: Planner, info: VideoInfo) -> FramePlan:
     """Return the encoder's plan for a video; EncoderError when it cannot be followed or has the wrong length."""
     plan = encoder.plan(info)
     frames = plan.frames

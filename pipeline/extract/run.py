@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ from mesm.extractors.decoding.probing import SourceFile
 from mesm.extractors.decoding.resizing import apply_transform
 from mesm.extractors.errors import DecodeMemoryError, EncoderError, ProbeError
 from mesm.pipeline.extract.failures import FAILURES_FILE, Failure, record_failures
-from mesm.pipeline.extract.lane import EncoderLane
+from mesm.pipeline.extract.lane import EncoderLane, Lane
 from mesm.pipeline.extract.rows import checked_plan
 from mesm.pipeline.extract.videos import VideoItem, refuse_repeated, select_videos
 
@@ -81,14 +82,15 @@ def extract_videos(
     threads: int = 1,
     flush_rows: int = FLUSH_ROWS,
     on_progress: Callable[[int, int], None] = lambda settled, total: None,
+    beside: Sequence[Lane] = (),
 ) -> ExtractionSummary:
     """Extract the features that the encoders' folders lack, decoding each video once.
 
     `batch_size`: rows per batch; clips of more than 8 frames have smaller batches. `timeout_s`: seconds
     without a new frame after which a video is given up. `threads`: decoder threads of each of the `workers`
     processes. `flush_rows`: rows after which a shard is published. `on_progress` is told how many videos are
-    settled, and of how many. Features are stored as float16, as the released ones are, unless the folder's
-    spec says `"store": "float32"`.
+    settled, and of how many. `beside`: whoever takes other frames of the same decoding, such as thumbnails.
+    Features are stored as float16, as the released ones are, unless the folder's spec says `"store": "float32"`.
 
     Raises PipelineError for ids that repeat or numbers that cannot be stored, FeatureError when a folder
     cannot be written. An interrupt publishes what is complete before it is passed on.
@@ -96,14 +98,16 @@ def extract_videos(
     started = time.monotonic()
     refuse_repeated(videos)
     with ExitStack() as stack:
-        lanes = [
+        own = [
             EncoderLane(encoder, folder, batch_size, flush_rows)
             for encoder, folder in zip(encoders, folders, strict=True)
         ]
+        lanes = [*own, *beside]
         for lane in lanes:
             stack.callback(lane.close)
         pool = stack.enter_context(DecodePool(workers, timeout_s=timeout_s, threads=threads))
-        run = _Extraction(select_videos(videos), lanes, pool, torch.device(device), on_progress)
+        roots = sorted({folder.path.parent for folder in folders})
+        run = _Extraction(select_videos(videos), lanes, roots, pool, torch.device(device), on_progress)
         try:
             run.run()
         except KeyboardInterrupt:
@@ -111,7 +115,7 @@ def extract_videos(
             run.finish()
             raise
         run.finish()
-        rows = sum(lane.rows for lane in lanes)
+        rows = sum(lane.rows for lane in own)
     return ExtractionSummary(run.done, run.skipped, run.failed, rows, time.monotonic() - started)
 
 
@@ -135,7 +139,7 @@ class _Route:
 
     wanted: list[np.ndarray]
     """Frame numbers that each lane asks for."""
-    lanes: dict[FrameTransform | None, list[EncoderLane]]
+    lanes: dict[FrameTransform | None, list[Lane]]
     """Lanes by the transform that is left to do on the device."""
 
 
@@ -145,7 +149,8 @@ class _Extraction:
     def __init__(
         self,
         items: Sequence[VideoItem],
-        lanes: Sequence[EncoderLane],
+        lanes: Sequence[Lane],
+        roots: Sequence[Path],
         pool: DecodePool,
         device: torch.device,
         on_progress: Callable[[int, int], None],
@@ -154,13 +159,13 @@ class _Extraction:
         self.skipped = 0
         self.failed: list[Failure] = []
         self._items = items
-        self._lanes = lanes
+        self._lanes, self._roots = lanes, roots
         self._pool = pool
         self._device = device
         self._on_progress = on_progress
         self._next = 0
         self._settled = 0
-        self._lacking: dict[int, list[EncoderLane]] = {}
+        self._lacking: dict[int, list[Lane]] = {}
         self._routes: dict[int, list[_Route]] = {}
         self._outcomes: dict[int, Finished | Failure | None] = {}
         """Of the videos that came to an end; None for those that were there."""
@@ -178,9 +183,8 @@ class _Extraction:
         """Publish what is complete, and write down what failed."""
         for lane in self._lanes:
             lane.publish()
-        roots = sorted({lane.folder.path.parent for lane in self._lanes})
         read = {item.video_id for item in self._items[: self._settled]} - {one.video_id for one in self.failed}
-        for root in roots:
+        for root in self._roots:
             record_failures(root / FAILURES_FILE, self.failed, read)
 
     def _start_more(self) -> None:

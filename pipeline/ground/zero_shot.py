@@ -123,7 +123,19 @@ class ZeroShot:
     @cached_property
     def generic(self) -> np.ndarray:
         """(D,) float64: the mean of the normalised vectors of sentences that fit any picture."""
-        return self._sentences(GENERIC)[0].mean(0)
+        mean: np.ndarray = self.generic_vectors.mean(0)
+        return mean
+
+    @cached_property
+    def generic_vectors(self) -> np.ndarray:
+        """(n, D) float64: these normalised vectors themselves."""
+        return self._sentences(GENERIC)[0]
+
+    def picture(self, path: Path) -> np.ndarray:
+        """Return the normalised vector (D,) float64 of a picture file; PipelineError when it is none."""
+        from mesm.pipeline.ground.pictures import encode_picture
+
+        return encode_picture(path, self.encoder)
 
     def _sentences(self, texts: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
         """Return normalised vectors (n, D) of sentences, and whether each was cut."""

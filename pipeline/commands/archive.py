@@ -1,0 +1,252 @@
+"""`index` and `search`: an archive of films, encoded once and asked as often as one likes."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mesm.pipeline.commands.options import (
+    DeviceOption,
+    JsonOption,
+    TrustOption,
+    WeightsOption,
+    find_device,
+    weight_sources,
+)
+from mesm.pipeline.commands.output import OK, SOME_FAILED, print_json
+from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.run.console import say
+
+if TYPE_CHECKING:
+    from mesm.pipeline.ground.zero_shot import ZeroShot
+    from mesm.pipeline.index.build import IndexReport
+    from mesm.pipeline.index.catalogue import BrokenFile
+    from mesm.pipeline.index.search import SearchResult
+    from mesm.pipeline.index.video_index import VideoIndex
+
+SHOWN = 20
+"""Broken files that are named; all of them stand in `index --stats --json`."""
+
+IndexOption = Annotated[Path, typer.Option("--index", metavar="FOLDER", help="The index: a folder of its own.")]
+
+
+def index(
+    places: Annotated[list[Path] | None, typer.Argument(metavar="FILES_OR_FOLDERS", help="Videos.")] = None,
+    index: IndexOption = Path("mesm-index"),
+    model: Annotated[str, typer.Option(help="NAME/TAG of open_clip, or a model of transformers.")] = "",
+    prune: Annotated[bool, typer.Option("--prune", help="Forget files that are gone from these places.")] = False,
+    remove: Annotated[list[Path] | None, typer.Option(help="Forget this file or folder.")] = None,
+    list_files: Annotated[bool, typer.Option("--list", help="List the files of the index.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Say how much there is.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Decode processes.")] = 1,
+    device: DeviceOption = "auto",
+    weights: WeightsOption = None,
+    trust_pickle: TrustOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Encode videos once, so that they can be searched; only what is new or changed is decoded.
+
+    Example: mesm-pipeline index films/ --index mesm-index
+    """
+    if not (places or remove or list_files or stats):
+        raise PipelineError("nothing to do: give files or folders of videos, or --list, --stats or --remove")
+    code = OK
+    if places:
+        code = _add(index, places, model, prune, workers, device, weight_sources(weights, trust_pickle), as_json)
+    if remove or list_files or stats:
+        from mesm.pipeline.index.video_index import VideoIndex
+
+        opened = VideoIndex.open(index)
+        for place in remove or []:
+            code = max(code, _remove(opened, place))
+        if list_files:
+            _print_files(opened, as_json)
+        if stats:
+            _print_stats(opened, as_json)
+    return code
+
+
+def search(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="The sentence.")] = "",
+    index: IndexOption = Path("mesm-index"),
+    image: Annotated[Path | None, typer.Option(help="Search for what this picture shows.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Not this; `2:horse` gives it a weight.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="Number of answers.")] = 10,
+    path: Annotated[str, typer.Option(metavar="GLOB", help="Only files of such a path.")] = "",
+    since: Annotated[str, typer.Option(metavar="DATE", help="Only files changed since YYYY-MM-DD.")] = "",
+    longer: Annotated[str, typer.Option(metavar="TIME", help="Only films at least that long: s, m:ss, h:mm:ss.")] = "",
+    shorter: Annotated[str, typer.Option(metavar="TIME", help="Only films at most that long.")] = "",
+    no_dedupe: Annotated[bool, typer.Option("--no-dedupe", help="Also show moments that look the same.")] = False,
+    device: DeviceOption = "auto",
+    weights: WeightsOption = None,
+    trust_pickle: TrustOption = False,
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> int:
+    """Find the moments of an index that a sentence, or a picture, describes.
+
+    Example: mesm-pipeline search "a person opens the door" --index mesm-index
+    """
+    if bool(query.strip()) == (image is not None):
+        raise PipelineError("give a query, describing the moment in a sentence, or --image with a picture")
+    if as_json and as_csv:
+        raise PipelineError("--json and --csv are two formats; give one of them")
+    from mesm.pipeline.index.search import Filter, Question, parse_seconds
+    from mesm.pipeline.index.search import search as search_index
+    from mesm.pipeline.index.video_index import VideoIndex
+
+    allowed = Filter(
+        path,
+        _date(since),
+        parse_seconds(longer, "--longer") if longer else 0.0,
+        parse_seconds(shorter, "--shorter") if shorter else float("inf"),
+    )
+    opened = VideoIndex.open(index)
+    grounder = _grounder(opened.facts.model, device, weight_sources(weights, trust_pickle))
+    question = Question(query, image, tuple(without or ()))
+    result = search_index(opened, grounder, question, top_k, allowed, not no_dedupe)
+    if not result.searched:
+        say(f"note: no film of {index} is searched with these conditions; {index} has {len(opened.catalogue.films())}")
+    _say_notes(result, grounder)
+    _print_result(result, as_json, as_csv)
+    return OK
+
+
+def _add(
+    folder: Path,
+    places: list[Path],
+    model: str,
+    prune: bool,
+    workers: int,
+    device: str,
+    sources: Any,
+    as_json: bool,
+) -> int:
+    from mesm.pipeline.ground.zero_shot import DEFAULT_MODEL
+    from mesm.pipeline.index.build import DecodeSettings, add_files
+    from mesm.pipeline.index.search import note_generic_peak
+    from mesm.pipeline.index.video_index import INDEX_FILE, VideoIndex, read_facts
+
+    name = model or (read_facts(folder).model if (folder / INDEX_FILE).exists() else DEFAULT_MODEL)
+    grounder = _grounder(name, device, sources)
+    opened = VideoIndex.create_or_open(folder, name, grounder.encoder)
+    report = add_files(opened, places, grounder.encoder, grounder.device, DecodeSettings(workers), prune)
+    if report.encoded or report.pruned:
+        note_generic_peak(opened, grounder)
+    _say_report(report)
+    if as_json:
+        print_json(
+            {
+                "encoded": report.encoded,
+                "known": report.known,
+                "unchanged": report.unchanged,
+                "pruned": report.pruned,
+                "gone": [str(path) for path in report.gone],
+                "failed": _broken(report.failed),
+            }
+        )
+    return SOME_FAILED if report.failed else OK
+
+
+def _grounder(model: str, device: str, sources: Any) -> ZeroShot:
+    from mesm.pipeline.ground.zero_shot import ZeroShot
+
+    return ZeroShot.from_model(model, find_device(device), sources)
+
+
+def _say_report(report: IndexReport) -> None:
+    say(
+        f"{report.encoded} films encoded, {report.known} files of known films, {report.unchanged} unchanged"
+        + (f", {report.pruned} forgotten" if report.pruned else "")
+    )
+    if report.gone and not report.pruned:
+        say(f"note: {len(report.gone)} files of the index are gone from these places; --prune forgets them")
+    for one in report.failed[:SHOWN]:
+        say(f"failed: {one.path}: {one.reason}: {one.message}")
+    if len(report.failed) > SHOWN:
+        say(f"failed: {len(report.failed) - SHOWN} more; --stats --json lists them")
+
+
+def _remove(opened: VideoIndex, place: Path) -> int:
+    from mesm.pipeline.index.build import remove
+
+    count = remove(opened, place)
+    say(f"{place}: {count} files forgotten" if count else f"error: {place} is not in {opened.path}")
+    return OK if count else SOME_FAILED
+
+
+def _print_files(opened: VideoIndex, as_json: bool) -> None:
+    films = opened.catalogue.films()
+    files = [file for file in opened.catalogue.files().values() if file.film_id in films]
+    if as_json:
+        print_json(
+            [
+                {"file": str(file.path), "duration_s": round(films[file.film_id].duration_s, 3), "film": file.film_id}
+                for file in files
+            ]
+        )
+        return
+    for file in files:
+        print(f"{films[file.film_id].duration_s:10.1f} s  {_shown(file.path)}")
+
+
+def _print_stats(opened: VideoIndex, as_json: bool) -> None:
+    counts = opened.catalogue.counts()
+    broken = opened.catalogue.failures()
+    facts = {"model": opened.facts.model, "weights": opened.facts.weights, "row_s": opened.facts.row_s}
+    if as_json:
+        print_json({**facts, **{name: round(value, 3) for name, value in counts.items()}, "broken": _broken(broken)})
+        return
+    for name, value in {**facts, **counts}.items():
+        print(f"{name:12} {value:.2f}" if name == "hours" else f"{name:12} {value}")
+
+
+def _broken(files: Sequence[BrokenFile]) -> list[dict[str, str]]:
+    return [{"file": str(one.path), "reason": one.reason, "message": one.message} for one in files]
+
+
+def _say_notes(result: SearchResult, grounder: ZeroShot) -> None:
+    if result.words_cut:
+        say(f"note: the model reads {grounder.max_words} tokens; the rest of the query was left out")
+    if grounder.untrained:
+        say(f"warning: the weights of {grounder.model} are random: this answer is meaningless")
+    if result.moments and not result.confident:
+        say("note: no confident match: what fits best fits no better than generic sentences fit something here")
+
+
+def _print_result(result: SearchResult, as_json: bool, as_csv: bool) -> None:
+    from mesm.pipeline.ground.answer_lines import answer_line, answers_csv, clock
+
+    if as_json:
+        for moment in result.moments:
+            print(answer_line(moment))
+        return
+    if as_csv:
+        print(answers_csv(result.moments), end="")
+        return
+    for place, moment in enumerate(result.moments):
+        kinds = "+".join(dict.fromkeys(one.kind for one in moment.evidence))
+        notes = f"  ({', '.join(moment.notes)})" if moment.notes else ""
+        more = f"  (+{result.alike[place]} that look the same)" if place in result.alike else ""
+        times = f"{clock(moment.start_s)} - {clock(moment.end_s)}"
+        print(f"{times}  {moment.score:7.3f}  {kinds:13}  {_shown(moment.file)}{notes}{more}")
+
+
+def _shown(path: Path) -> str:
+    """Return a path for a terminal: what is no printable character is escaped."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in str(path)
+    )
+
+
+def _date(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        return datetime.datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise PipelineError(f"--since {text}: expected a date as 2026-01-31, or a date and time") from None

@@ -1,0 +1,1 @@
+"""An archive of films: encoded once, asked as often as one likes."""

@@ -1,0 +1,255 @@
+"""Asking an index: a sentence or a picture in, moments of files out."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.ground.answers import Evidence, FoundMoment
+from mesm.pipeline.ground.prompts import GENERIC
+from mesm.pipeline.ground.zero_shot import ZeroShot
+from mesm.pipeline.index.catalogue import Film, IndexedFile
+from mesm.pipeline.index.matrix import RowMatrix
+from mesm.pipeline.index.moments import Span, find_moments, folded, smoothed_in_films
+from mesm.pipeline.index.spoken import SpokenSpan, find_spoken
+from mesm.pipeline.index.video_index import VideoIndex
+
+RANK_OFFSET = 60
+"""Reciprocal rank fusion adds 1 / (60 + rank) of each kind of evidence (Cormack et al. 2009)."""
+WITHOUT = 0.5
+"""How much of what is not wanted is taken off, where no other weight is given."""
+CONFIDENT = 95.0
+"""Percentile of what generic sentences reach in the same index, above which an answer is more than chance."""
+NOTED_FACT = "generic responses"
+_WEIGHT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?):(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which files may answer."""
+
+    path: str = ""
+    """A pattern for the whole path or its end, as a shell's."""
+    since_s: float | None = None
+    """Files changed since then: seconds since 1970."""
+    shortest_s: float = 0.0
+    longest_s: float = float("inf")
+
+    def admits(self, file: IndexedFile, film: Film) -> bool:
+        """Tell whether a file may answer."""
+        if self.path and not any(fnmatch.fnmatchcase(str(file.path), p) for p in (self.path, f"*/{self.path}")):
+            return False
+        if self.since_s is not None and file.modified_ns / 1e9 < self.since_s:
+            return False
+        return self.shortest_s <= film.duration_s <= self.longest_s
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked."""
+
+    text: str = ""
+    picture: Path | None = None
+    """Instead of a text."""
+    without: Sequence[str] = ()
+    """Texts that are not wanted; `2:horse` gives one a weight."""
+
+    @property
+    def name(self) -> str:
+        """What answers show as the question."""
+        return self.text.strip() if self.picture is None else str(self.picture)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The answers to one question."""
+
+    query: str
+    moments: list[FoundMoment]
+    """Best first."""
+    confident: bool
+    """Whether the best picture fits better than those that generic sentences find; else the answers are guesses."""
+    words_cut: bool
+    """The question was longer than the model reads."""
+    searched: int
+    """Films that were searched."""
+    alike: dict[int, int] = field(default_factory=dict)
+    """By place among the moments: how many that show the same were left out."""
+
+
+def search(
+    index: VideoIndex,
+    grounder: ZeroShot,
+    question: Question,
+    count: int = 10,
+    allowed: Filter | None = None,
+    dedupe: bool = True,
+) -> SearchResult:
+    """Return the best moments of an index; PipelineError for an empty question or a model of another index."""
+    index.refuse_other_model(grounder.model, grounder.text.spec)
+    wanted, cut = wanted_vector(index, grounder, question)
+    matrix, files = index.matrix, _files_of(index, allowed or Filter())
+    searched = np.array([film in files for film in matrix.films], bool)
+    scores = matrix.scores(wanted)
+    spans = find_moments(matrix, scores, searched, grounder.reading, index.facts.row_s, count)
+    kept = folded(matrix, spans, count) if dedupe else [(span, 0) for span in spans[:count]]
+    spoken = [] if question.picture else find_spoken(index.catalogue, question.text, 4 * count)
+    hits = _merge(index, matrix, kept, [one for one in spoken if one.film in files])[:count]
+    moments = [_found(index, grounder, question, hit, files, cut) for hit in hits]
+    alike = {place: hit.alike for place, hit in enumerate(hits) if hit.alike}
+    peak = _peak(matrix, scores, searched, index.facts.row_s) if searched.any() else -np.inf
+    confident = peak > generic_peak(index, grounder)
+    return SearchResult(question.name, moments, confident, cut, int(searched.sum()), alike)
+
+
+def wanted_vector(index: VideoIndex, grounder: ZeroShot, question: Question) -> tuple[np.ndarray, bool]:
+    """Return the direction (D,) that rows should have, and whether the text was cut."""
+    if question.picture is not None:
+        vector, cut = grounder.picture(question.picture) - index.matrix.mean(), False
+    else:
+        sentence, cut = grounder.sentence(question.text)
+        vector = sentence - grounder.generic
+    for text in question.without:
+        found = _WEIGHT.fullmatch(text.strip())
+        weight, words = (float(found[1]), found[2]) if found else (WITHOUT, text)
+        vector = vector - weight * (grounder.sentence(words)[0] - grounder.generic)
+    return vector / max(float(np.linalg.norm(vector)), 1e-12), cut
+
+
+def generic_peak(index: VideoIndex, grounder: ZeroShot) -> float:
+    """Return what only 5 of 100 generic sentences' best pictures surpass in this index, kept for the same content."""
+    matrix = index.matrix
+    content = f"{len(matrix)} rows of {len(matrix.films)} films, {index.folder.fingerprint}"
+    stored = index.catalogue.fact(NOTED_FACT)
+    if stored is not None and (noted := json.loads(stored))["content"] == content:
+        return float(noted["peak"])
+    everything = np.ones(len(matrix.films), bool)
+    peaks = [
+        _peak(matrix, matrix.scores(vector - grounder.generic), everything, index.facts.row_s)
+        for vector in grounder.generic_vectors
+    ]
+    return float(np.percentile(peaks, CONFIDENT)) if len(matrix) else 0.0
+
+
+def note_generic_peak(index: VideoIndex, grounder: ZeroShot) -> None:
+    """Keep what generic sentences reach, so that no search has to find it again."""
+    matrix, peak = index.matrix, generic_peak(index, grounder)
+    content = f"{len(matrix)} rows of {len(matrix.films)} films, {index.folder.fingerprint}"
+    index.catalogue.set_fact(NOTED_FACT, json.dumps({"content": content, "peak": peak, "of": len(GENERIC)}).encode())
+
+
+@dataclass(frozen=True)
+class _Hit:
+    film: str
+    start_s: float
+    end_s: float
+    score: float
+    kind: str
+    evidence: tuple[Evidence, ...]
+    alike: int = 0
+
+
+def _merge(
+    index: VideoIndex, matrix: RowMatrix, pictures: list[tuple[Span, int]], spoken: Sequence[SpokenSpan]
+) -> list[_Hit]:
+    """Put what is seen and what is said together: by contrast alone, or by reciprocal ranks where both have answers."""
+    durations = {film.film_id: film.duration_s for film in index.catalogue.films().values()}
+    seen = []
+    for span, alike in pictures:
+        film = matrix.films[span.film]
+        rows = matrix.starts[span.film + 1] - matrix.starts[span.film]
+        row_s = durations[film] / rows
+        evidence = (Evidence("picture", span.score),)
+        seen.append(_Hit(film, span.start * row_s, span.end * row_s, span.score, "contrast", evidence, alike))
+    if not spoken:
+        return seen
+    hits: list[_Hit] = []
+    for rank, hit in enumerate(seen):
+        hits.append(_Hit(hit.film, hit.start_s, hit.end_s, 1 / (RANK_OFFSET + rank), "fused", hit.evidence, hit.alike))
+    for rank, said in enumerate(spoken):
+        share, evidence = 1 / (RANK_OFFSET + rank), (Evidence("words", said.score, said.text),)
+        same = next((n for n, hit in enumerate(hits) if _overlap(hit, said)), None)
+        if same is None:
+            end_s = min(said.end_s, durations[said.film])
+            if said.start_s < end_s:
+                hits.append(_Hit(said.film, said.start_s, end_s, share, "fused", evidence))
+        else:
+            hit = hits[same]
+            hits[same] = _Hit(
+                hit.film, hit.start_s, hit.end_s, hit.score + share, "fused", hit.evidence + evidence, hit.alike
+            )
+    return sorted(hits, key=lambda hit: -hit.score)
+
+
+def _overlap(hit: _Hit, said: SpokenSpan) -> bool:
+    return hit.film == said.film and min(hit.end_s, said.end_s) > max(hit.start_s, said.start_s)
+
+
+def _files_of(index: VideoIndex, allowed: Filter) -> Mapping[str, list[IndexedFile]]:
+    films, found = index.catalogue.films(), {}
+    for file in index.catalogue.files().values():
+        film = films.get(file.film_id)
+        if film is not None and allowed.admits(file, film):
+            found.setdefault(file.film_id, []).append(file)
+    return found
+
+
+def _found(
+    index: VideoIndex,
+    grounder: ZeroShot,
+    question: Question,
+    hit: _Hit,
+    files: Mapping[str, list[IndexedFile]],
+    cut: bool,
+) -> FoundMoment:
+    states = [(file, _state(file)) for file in files[hit.film]]
+    file, state = min(states, key=lambda pair: ("", "changed", "missing").index(pair[1]))
+    notes = [note for note in (state, "untrained" if grounder.untrained else "", "query cut" if cut else "") if note]
+    return FoundMoment(
+        file.path,
+        hit.start_s,
+        hit.end_s,
+        hit.score,
+        question.name,
+        hit.kind,
+        index.facts.model,
+        hit.evidence,
+        tuple(notes),
+    )
+
+
+def _state(file: IndexedFile) -> str:
+    """Say how a file is now: as it was indexed, `changed` or `missing`."""
+    try:
+        status = os.stat(file.path)
+    except OSError:
+        return "missing"
+    return "" if (status.st_size, status.st_mtime_ns) == (file.size, file.modified_ns) else "changed"
+
+
+def _peak(matrix: RowMatrix, scores: np.ndarray, searched: np.ndarray, row_s: float) -> float:
+    """Return the highest smoothed score among films that are searched, in standard deviations above their mean."""
+    rows = np.repeat(searched, np.diff(matrix.starts))
+    values = scores[rows]
+    smoothed = smoothed_in_films(scores, matrix.starts, round(2 / row_s))[rows]
+    return float((smoothed.max() - values.mean()) / max(float(values.std()), 1e-12))
+
+
+def parse_seconds(text: str, option: str) -> float:
+    """Read `90`, `1:30` or `1:02:03` as seconds; PipelineError names the option."""
+    parts = text.strip().split(":")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if not numbers or len(numbers) > 3 or not all(0 <= number < 1e7 for number in numbers):
+        raise PipelineError(f"{option} {text}: expected seconds, m:ss or h:mm:ss")
+    return sum(number * 60**power for power, number in enumerate(reversed(numbers)))
