@@ -36,7 +36,7 @@ FLOORS: tuple[set[str], ...] = (
     {"report"},
     {"extract", "evaluate", "importers"},
     {"train", "ground"},
-    {"grounding"},
+    {"grounding", "index"},
     {"experiments", "demo"},
     {"commands"},
     {"cli"},

@@ -28,6 +28,8 @@ WITHOUT = 0.5
 """How much of what is not wanted is taken off, where no other weight is given."""
 CONFIDENT = 95.0
 """Percentile of what generic sentences reach in the same index, above which an answer is more than chance."""
+SAYS_NOTHING = 1e-5
+"""Length of what a question has beyond the generic sentences, up to which it has nothing."""
 NOTED_FACT = "generic responses"
 _WEIGHT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?):(.*)", re.DOTALL)
 
@@ -121,12 +123,16 @@ def wanted_vector(index: VideoIndex, grounder: ZeroShot, question: Question) -> 
         found = _WEIGHT.fullmatch(text.strip())
         weight, words = (float(found[1]), found[2]) if found else (WITHOUT, text)
         vector = vector - weight * (grounder.sentence(words)[0] - grounder.generic)
-    return vector / max(float(np.linalg.norm(vector)), 1e-12), cut
+    length = float(np.linalg.norm(vector))
+    # What is left of a generic sentence is rounding, which must not decide anything.
+    return vector / length if length > SAYS_NOTHING else np.zeros_like(vector), cut
 
 
 def generic_peak(index: VideoIndex, grounder: ZeroShot) -> float:
     """Return what only 5 of 100 generic sentences' best pictures surpass in this index, kept for the same content."""
     matrix = index.matrix
+    if not len(matrix):
+        return 0.0
     content = f"{len(matrix)} rows of {len(matrix.films)} films, {index.folder.fingerprint}"
     stored = index.catalogue.fact(NOTED_FACT)
     if stored is not None and (noted := json.loads(stored))["content"] == content:
@@ -136,7 +142,7 @@ def generic_peak(index: VideoIndex, grounder: ZeroShot) -> float:
         _peak(matrix, matrix.scores(vector - grounder.generic), everything, index.facts.row_s)
         for vector in grounder.generic_vectors
     ]
-    return float(np.percentile(peaks, CONFIDENT)) if len(matrix) else 0.0
+    return float(np.percentile(peaks, CONFIDENT))
 
 
 def note_generic_peak(index: VideoIndex, grounder: ZeroShot) -> None:
