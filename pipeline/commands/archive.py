@@ -133,7 +133,7 @@ def _add(
 
     name = model or (read_facts(folder).model if (folder / INDEX_FILE).exists() else DEFAULT_MODEL)
     grounder = _grounder(name, device, sources)
-    opened = VideoIndex.create_or_open(folder, name, grounder.encoder)
+    opened = VideoIndex.create_or_open(folder, grounder.model, grounder.encoder)
     report = add_files(opened, places, grounder.encoder, grounder.device, DecodeSettings(workers), prune)
     if report.encoded or report.pruned:
         note_generic_peak(opened, grounder)

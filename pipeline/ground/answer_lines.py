@@ -1,6 +1,6 @@
 """Moments as lines of JSON and as CSV: what `ground` and `search` print, and what cutting and showing read.
 
-A line is one moment: `file`, `start_s` and `end_s` (seconds), `start` and `end` (h:mm:ss.mmm), `score`, `score_kind`,
+A line is one moment: `file`, `start_s` and `end_s` (seconds), `start` and `end` (hh:mm:ss.mmm), `score`, `score_kind`,
 `query`, `model`, `evidence` (a list of kind, score and text) and `notes`. Text is ASCII with escapes, so that a file
 name that is no valid Unicode comes back as it was.
 """
@@ -22,11 +22,11 @@ COLUMNS = ("file", "start_s", "end_s", "start", "end", "score", "score_kind", "q
 
 
 def clock(seconds: float) -> str:
-    """Write seconds as h:mm:ss.mmm."""
+    """Write seconds as hh:mm:ss.mmm."""
     thousandths = round(seconds * 1000)
     hours, rest = divmod(thousandths, 3_600_000)
     minutes, rest = divmod(rest, 60_000)
-    return f"{hours}:{minutes:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
 
 
 def answer_record(moment: FoundMoment) -> dict[str, Any]:

@@ -20,7 +20,9 @@ def moment(file: str = "film.mp4") -> FoundMoment:
     )
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00.000"), (59.9996, "0:01:00.000"), (3661.25, "1:01:01.250")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "00:00:00.000"), (59.9996, "00:01:00.000"), (3661.25, "01:01:01.250")]
+)
 def test_seconds_as_a_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
