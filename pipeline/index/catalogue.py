@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -270,7 +271,7 @@ class Catalogue:
     def state(self) -> int:
         """Return a number that changes when anybody else has written."""
         ((others,),) = self._read("PRAGMA data_version")
-        return int(others) * 2**32 + self._connection.total_changes  # type: ignore[call-overload]
+        return int(others) * 2**32 + self._connection.total_changes
 
     def fact(self, name: str) -> bytes | None:
         """Return a stored fact of the whole index."""
@@ -281,11 +282,11 @@ class Catalogue:
         with self.writing():
             self._connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
-    def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+    def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Ask for rows; PipelineError when the file is damaged."""
         return self._read(statement, values)
 
-    def _read(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+    def _read(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with _readable(self.path):
             return self._connection.execute(statement, values).fetchall()
 

@@ -200,7 +200,8 @@ def _overlap(hit: _Hit, said: SpokenSpan) -> bool:
 
 
 def _files_of(index: VideoIndex, allowed: Filter) -> Mapping[str, list[IndexedFile]]:
-    films, found = index.catalogue.films(), {}
+    films = index.catalogue.films()
+    found: dict[str, list[IndexedFile]] = {}
     for file in index.catalogue.files().values():
         film = films.get(file.film_id)
         if film is not None and allowed.admits(file, film):

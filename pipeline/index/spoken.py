@@ -49,18 +49,18 @@ def find_spoken(catalogue: Catalogue, query: str, count: int) -> list[SpokenSpan
         ):
             held[cue] += information[word]
     needed = NEEDED * sum(information.values())
-    spans = [SpokenSpan(*row[1:]) for row in rows if held[row[0]] >= needed]  # type: ignore[arg-type]
+    spans = [SpokenSpan(*row[1:]) for row in rows if held[row[0]] >= needed]
     return _joined(spans)[:count]
 
 
 def _information(catalogue: Catalogue, words: list[str]) -> dict[str, float]:
     """Return how much each word says: the logarithm of one over the share of cues that have it."""
     ((cues,),) = catalogue.rows("SELECT count(*) FROM cues")
-    total = int(cues)  # type: ignore[call-overload]
+    total = int(cues)
     information = {}
     for word in words:
         ((count,),) = catalogue.rows("SELECT count(*) FROM spoken WHERE spoken MATCH ?", (_quoted(word),))
-        information[word] = math.log((total + 1) / (int(count) + 0.5))  # type: ignore[call-overload]
+        information[word] = math.log((total + 1) / (int(count) + 0.5))
     return information
 
 
