@@ -44,8 +44,8 @@ def evaluate(
 ) -> int:
     """Print the figures of a run, of a network without training, or of anybody's predictions, beside two baselines.
 
-    --predictions takes the QVHighlights submission format, one JSON object a line. --network zero-shot needs features of
-    an image-text model, such as clip beside clip-text; --set and --weights go with it.
+    --predictions takes the QVHighlights submission format, one JSON object a line. --network zero-shot needs features
+    of an image-text model, such as clip beside clip-text; --set and --weights go with it.
 
     Example: mesm-pipeline evaluate runs/a --annotations charades --split test
     """

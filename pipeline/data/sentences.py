@@ -18,8 +18,7 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.encoded_texts import extract_texts
 from mesm.pipeline.data.folders import find_features
-from mesm.pipeline.data.prompts import GENERIC, TEMPLATES
-from mesm.pipeline.data.text_kinds import text_kind
+from mesm.pipeline.data.prompts import GENERIC, TEMPLATES, mean_direction, unit_vectors
 from mesm.pipeline.run.console import say
 
 OF_ONE_MODEL = ("weights", "model", "architecture", "settings")
@@ -48,14 +47,15 @@ def read_sentences(
 ) -> SentenceVectors:
     """Read the sentence vectors of queries below a folder of features; forms of them that it lacks are encoded into it.
 
-    Raises PipelineError when the features have no vectors of sentences in the space of their frames, and the extractors'
-    WeightsError when something has to be encoded and the weights are not to be had.
+    Raises PipelineError when the features have no vectors of sentences in the space of their frames, and WeightsError
+    when something has to be encoded and the weights are not to be had.
     """
     text = config.features.text
-    if text_kind(text.encoder).is_table:
-        raise PipelineError(f"{text.encoder} has vectors of words and none of sentences; {_expected(config)}")
+    entry = ENCODERS.get(text.encoder)
+    if entry is None or not entry.images:
+        raise PipelineError(f"{text.encoder} has no vectors of sentences in the space of frames; {_expected(config)}")
     folder = find_features(features, text.encoder, text.fingerprint)
-    columns = _columns(config, streams, folder)
+    columns = _columns(config, streams, folder, entry.images)
     distinct = list(dict.fromkeys(queries))
     prompts = config.model.sentences() is Asked.IN_FORMS
     templates = TEMPLATES if prompts else ("{}",)
@@ -64,7 +64,7 @@ def read_sentences(
     forms = unit_vectors([_pooled(folder, text, config) for text in wanted])
     if forms.shape[1] != columns[1] - columns[0]:
         raise PipelineError(
-            f"sentences of {folder.path} have {forms.shape[1]} numbers, rows of their frames {columns[1] - columns[0]}; "
+            f"sentences of {folder.path} have {forms.shape[1]} numbers, rows of frames {columns[1] - columns[0]}; "
             f"both are not of one model; {_expected(config)}"
         )
     vectors = [mean_direction(part) for part in forms.reshape(len(distinct), len(templates), -1)]
@@ -72,25 +72,14 @@ def read_sentences(
     return SentenceVectors(dict(zip(distinct, vectors, strict=True)), generic.mean(0), columns)
 
 
-def unit_vectors(pooled: Sequence[np.ndarray]) -> np.ndarray:
-    """L2-normalise vectors of sentences, (n, D) float64."""
-    vectors = np.array(pooled, np.float64)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def mean_direction(vectors: np.ndarray) -> np.ndarray:
-    """Return the normalised mean of vectors (n, D)."""
-    mean: np.ndarray = vectors.mean(0)
-    return mean / max(float(np.linalg.norm(mean)), 1e-12)
-
-
-def _columns(config: Config, streams: Sequence[FeatureFolder], folder: FeatureFolder) -> tuple[int, int]:
-    """Return where, in the joined features, the stream lies that is of the sentences' model."""
-    entry = ENCODERS.get(folder.name)
-    places = [place for place, stream in enumerate(streams) if entry is not None and stream.name == entry.images]
+def _columns(config: Config, streams: Sequence[FeatureFolder], folder: FeatureFolder, encoder: str) -> tuple[int, int]:
+    """Return where, in the joined features, the stream of this encoder lies, which is of the sentences' model."""
+    places = [place for place, stream in enumerate(streams) if stream.name == encoder]
     if len(places) != 1:
         found = ", ".join(stream.name for stream in streams)
-        raise PipelineError(f"none of the frame features ({found}) is of the model of {folder.name}; {_expected(config)}")
+        raise PipelineError(
+            f"none of the frame features ({found}) is of the model of {folder.name}; {_expected(config)}"
+        )
     stream = streams[places[0]]
     known = [{key: one.spec[key] for key in OF_ONE_MODEL if key in one.spec} for one in (stream, folder)]
     if any(one.spec.get("imported") for one in (stream, folder)):

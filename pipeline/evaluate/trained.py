@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ class TrainedModel:
     path: Path
     device: torch.device
     """Where it answers."""
-    sources: WeightSources = WeightSources()
+    sources: WeightSources = field(default_factory=WeightSources)
     """Of weights, should the queries have to be encoded in other forms than they were."""
 
     @property
@@ -92,9 +92,7 @@ def load_evaluation_data(trained: TrainedModel, annotations: Sequence[Annotation
     frames = FrameTable.load(folders, [a.video_id for a in annotations], config.dataset, trained.device)
     if trained.checkpoint.tensors:
         _refuse_other_sizes(trained, frames.dim, text.source.dim)
-    return MomentData(
-        annotations, frames, text.source, trained.vocabulary, config.dataset, sentences=sentences
-    )
+    return MomentData(annotations, frames, text.source, trained.vocabulary, config.dataset, sentences=sentences)
 
 
 def without_training(

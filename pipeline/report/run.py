@@ -32,7 +32,7 @@ def write_run_report(
 ) -> Path:
     """Write `report.html` of a run directory from its metrics.jsonl and config.yaml, and return its path.
 
-    Without a metrics.jsonl it is that of a network that is not trained, and shows `tables`, which must not be empty then.
+    Without a metrics.jsonl it is that of a network that is not trained, of which `tables` are shown.
 
     `tables` are evaluations by caption; `notes` are sentences that a reader must know, such as how the best epoch
     was chosen. Raises PipelineError when there is nothing to show, FeatureError when the report cannot be written.
