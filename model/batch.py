@@ -26,6 +26,20 @@ class Words:
 
 
 @dataclass(frozen=True)
+class Sentences:
+    """The N queries as whole sentences, in the space of the frames: what an image-text model gives."""
+
+    vectors: Tensor
+    """(N, D) float64, L2-normalised."""
+    generic: Tensor
+    """(D,) float64, the mean of the normalised vectors of sentences that fit any picture."""
+    columns: tuple[int, int]
+    """Which columns [first, stop) of the frame features lie in the same space."""
+    row_s: tuple[float, ...]
+    """Seconds that a row of each query's video stands for."""
+
+
+@dataclass(frozen=True)
 class WordMask:
     """Which words of each query are hidden for the rebuilding of words, and what they were."""
 
@@ -122,6 +136,8 @@ class Batch:
     answered: int = 0
     """How many of the queries are answered, the leading ones; the others only lend their words as negatives, and
     `negative_query`, `word_mask` and `targets` do not have them. 0: all."""
+    sentences: Sentences | None = None
+    """For networks whose configuration asks for `sentences`; None for all others."""
 
     @property
     def count(self) -> int:
@@ -174,7 +190,7 @@ class Batch:
 def _to(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
-    if isinstance(value, Words | WordMask | Targets):
+    if isinstance(value, Words | Sentences | WordMask | Targets):
         parts: dict[str, Any] = {f.name: _to(getattr(value, f.name), device) for f in fields(value)}
         return type(value)(**parts)
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Flag, auto
+from enum import Enum, Flag, auto
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,16 @@ class Draw(Flag):
     """Words that are hidden, to be rebuilt."""
     ROW_PAIRS = auto()
     """Pairs of rows of which one should score higher than the other."""
+
+
+class Asked(Enum):
+    """How a network reads the sentences of `Batch.sentences`, if it reads them: its features must be of one model."""
+
+    NOT = auto()
+    PLAIN = auto()
+    """The query as it is; the generic vector is the mean of all queries that are asked."""
+    IN_FORMS = auto()
+    """The mean of the query in several forms; the generic vector is that of sentences that fit any picture."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,10 @@ class NetworkConfig:
     def reads_in_file_order(self) -> bool:
         """Say whether answers are to be made in batches of the file's order, as they depend on who meets whom."""
         return False
+
+    def sentences(self) -> Asked:
+        """Say whether and how the network reads sentences as wholes."""
+        return Asked.NOT
 
     def problems(self) -> list[str]:
         """Say which values, each possible by itself, cannot go together."""

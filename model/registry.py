@@ -26,6 +26,8 @@ class NetworkEntry:
     losses: str
     source: str
     """Paper and year."""
+    learns: bool = True
+    """False: it has no parameters, so that there is nothing to train and no checkpoint."""
 
     def network_class(self) -> type[Network]:
         """Import the network's class."""
@@ -52,6 +54,14 @@ NETWORKS: Mapping[str, NetworkEntry] = {
             "moment_detr:MomentDetrLosses",
             "Moment-DETR, NeurIPS 2021",
         ),
+        NetworkEntry(
+            "zero-shot",
+            "zero_shot:ZeroShotNetwork",
+            "zero_shot:ZeroShotConfig",
+            "zero_shot:ZeroShotLosses",
+            "an image-text model's similarities, no training",
+            learns=False,
+        ),
     )
 }
 
@@ -63,6 +73,11 @@ def find_network(name: str) -> NetworkEntry:
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"there is no network {name!r}{hint}; expected one of {', '.join(NETWORKS)}")
     return NETWORKS[name]
+
+
+def networks_that_learn() -> dict[str, NetworkEntry]:
+    """Return the networks that are trained, by name."""
+    return {name: entry for name, entry in NETWORKS.items() if entry.learns}
 
 
 def build_network(config: NetworkConfig, sizes: Sizes) -> Network:

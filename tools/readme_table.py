@@ -1,6 +1,6 @@
 """The README's table of networks and settings: `python -m mesm.tools.readme_table [--write]`, in the project's folder.
 
-Columns are the registry's networks, rows the shipped configurations; figures are the published ones. A test compares
+Columns are the networks that learn, rows the shipped configurations; figures are the published ones. A test compares
 the README with it.
 """
 
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mesm.model.registry import DEFAULT, NETWORKS
+from mesm.model.registry import DEFAULT, networks_that_learn
 from mesm.pipeline.config.load import load_config, shipped_configs
 from mesm.pipeline.experiments.paper import published_settings
 from mesm.pipeline.run.threads import wait_quietly
@@ -40,15 +40,16 @@ published. None of the papers' settings was trained here. `train --network` puts
 
 def table() -> str:
     """Return the table and what its words mean, as Markdown."""
+    networks = networks_that_learn()
     cells: dict[str, dict[str, str]] = {}
     for name, purpose in shipped_configs().items():
         network = load_config(name).model.name
         setting = name if network == DEFAULT else name.removesuffix(f"-{network}")
         cells.setdefault(setting, {})[network] = cell(name, purpose)
     rows = [
-        ["`--config`", *(f"{entry.source}: `{entry.name}`" for entry in NETWORKS.values())],
-        ["---"] * (1 + len(NETWORKS)),
-        *([f"`{setting}`", *(found.get(network, "") for network in NETWORKS)] for setting, found in cells.items()),
+        ["`--config`", *(f"{entry.source}: `{entry.name}`" for entry in networks.values())],
+        ["---"] * (1 + len(networks)),
+        *([f"`{setting}`", *(found.get(network, "") for network in networks)] for setting, found in cells.items()),
     ]
     return "\n".join([*map(_line, rows), "", LEGEND])
 

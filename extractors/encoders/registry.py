@@ -33,6 +33,8 @@ class EncoderEntry:
     clip_len_s: float | None
     """The usual seconds per row; None for text."""
     summary: str
+    images: str = ""
+    """Of a text encoder: the video encoder in whose space its sentence vectors lie, when both are of one model."""
 
 
 _CLIP = ("openai-clip-vit-b-32",)
@@ -73,7 +75,7 @@ _ENTRIES = (
     EncoderEntry(
         "hf", "video", "hf_image:build_image_encoder", (), None, 2.0, "CLIP or SigLIP of transformers, one frame"
     ),
-    EncoderEntry("clip-text", "text", "clip:build_text_encoder", _CLIP, 512, None, "CLIP's token states"),
+    EncoderEntry("clip-text", "text", "clip:build_text_encoder", _CLIP, 512, None, "CLIP's token states", "clip"),
     EncoderEntry(
         "hf-text",
         "text",
@@ -82,6 +84,7 @@ _ENTRIES = (
         None,
         None,
         "token states of CLIP or SigLIP of transformers",
+        "hf",
     ),
     EncoderEntry("glove", "text", "glove:build_encoder", ("glove-6b-300d",), 300, None, "a vector per word"),
 )

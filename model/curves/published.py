@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
-from mesm.model.curves.spans import all_spans, best_apart, contrast, overlaps, runs, scored
+from mesm.model.curves.spans import all_spans, best_apart, contrast, normalised, overlaps, runs, scored
 from mesm.model.curves.statistical import MOST, rank
 
 
@@ -102,7 +102,10 @@ class Scenes:
 
     def spans(self, curve: np.ndarray, vectors: np.ndarray | None) -> np.ndarray:
         """Return unions of scenes by the votes for them; without vectors, the curve's own values are clustered."""
-        edges = self.edges(curve[:, None] if vectors is None else vectors)
+        if vectors is None:
+            edges = self.edges(curve[:, None])
+        else:
+            edges = self.edges(normalised(np.asarray(vectors, np.float64), 1e-12))
         first, last = all_spans(len(edges) - 1)
         starts, ends = edges[first], edges[last]
         short = (ends - starts <= self.longest * len(curve)) | (last - first == 1)
@@ -114,7 +117,7 @@ class Scenes:
 
     def edges(self, vectors: np.ndarray) -> np.ndarray:
         """Cut vectors (n, D) into scenes: the rows at which one begins, and n."""
-        pooled = uniform_filter1d(np.asarray(vectors, np.float64), 2 * self.pooled + 1, axis=0, mode="nearest")
+        pooled = uniform_filter1d(vectors, 2 * self.pooled + 1, axis=0, mode="nearest")
         count = min(self.clusters, len(pooled))
         centres = pooled[(np.arange(count) * 2 + 1) * len(pooled) // (2 * count)]
         labels = np.full(len(pooled), -1)

@@ -12,6 +12,9 @@ import numpy as np
 DECIMALS = 9
 """Digits that a standardised curve keeps: beyond them the unit of the similarities would decide ties."""
 
+BLOCK_ROWS = 1024
+"""Rows that are turned into float64 at a time."""
+
 
 def standardise(values: np.ndarray) -> np.ndarray:
     """Shift and scale a curve (n,) to mean 0 and standard deviation 1; one that is constant, to rounding, gives 0."""
@@ -92,3 +95,13 @@ def best_apart(spans: np.ndarray, iou: float, most: int) -> np.ndarray:
 def scored(starts: np.ndarray, ends: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Put spans and their scores together, (k, 3)."""
     return np.stack([starts, ends, scores], axis=1).astype(np.float64)
+
+
+def blocks(rows: int) -> list[slice]:
+    """Return the parts in which so many rows are gone through, so that no second copy of all of them is made."""
+    return [slice(start, min(start + BLOCK_ROWS, rows)) for start in range(0, rows, BLOCK_ROWS)]
+
+
+def normalised(rows: np.ndarray, least: float) -> np.ndarray:
+    """L2-normalise rows (n, D); those shorter than `least` become shorter than 1."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), least)

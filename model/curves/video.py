@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mesm.model.curves.decoders import DEFAULT, Decoder, make_decoder
-from mesm.model.curves.spans import best_apart, means, runs, scored, smooth, standardise
+from mesm.model.curves.spans import best_apart, blocks, means, normalised, runs, scored, smooth, standardise
 from mesm.model.curves.statistical import Path, likeliest_path
 
 SMOOTHED_S = 5.0
@@ -27,8 +27,6 @@ WINDOW_S = 60.0
 """Window of longer ones; the next begins half a window later, so that a moment of half a window lies whole in one."""
 APART = 0.5
 """IoU above which the worse of two spans of different windows is dropped."""
-BLOCK_ROWS = 1024
-"""Rows that are turned into float64 at a time."""
 WHOLE_SHARE = 0.8
 """A moment longer than half a window replaces spans within it that score up to 1 / 0.8 of its score."""
 
@@ -73,12 +71,14 @@ def share_among_alike(curve: np.ndarray, vectors: np.ndarray, reach: int, alike:
     goes, and borders at which the picture changes stay (a bilateral filter).
     """
     count, reach = len(curve), min(reach, len(curve) - 1)
-    mean = sum(np.asarray(vectors[part], np.float64).sum(0) for part in blocks(count)) / count
+    mean = np.zeros(vectors.shape[1])
+    for part in blocks(count):
+        mean += normalised(np.asarray(vectors[part], np.float64), 1e-12).sum(0) / count
     weights, total = np.zeros(count), np.zeros(count)
     for part in blocks(count):
         # The rows after the block, with which its last ones are paired, come with it.
-        beyond_mean = np.asarray(vectors[part.start : part.stop + reach], np.float32) - mean.astype(np.float32)
-        rows = normalised(beyond_mean, 1e-6)
+        rows = normalised(np.asarray(vectors[part.start : part.stop + reach], np.float32), 1e-12)
+        rows = normalised(rows - mean.astype(np.float32), 1e-6)
         size = part.stop - part.start
         for step in range(reach + 1):
             pairs = min(size, len(rows) - step)
@@ -91,16 +91,6 @@ def share_among_alike(curve: np.ndarray, vectors: np.ndarray, reach: int, alike:
                 total[there] += weight * curve[here]
                 weights[there] += weight
     return total / weights
-
-
-def blocks(rows: int) -> list[slice]:
-    """Return the parts in which so many rows are gone through, so that no second copy of all of them is made."""
-    return [slice(start, min(start + BLOCK_ROWS, rows)) for start in range(0, rows, BLOCK_ROWS)]
-
-
-def normalised(rows: np.ndarray, least: float) -> np.ndarray:
-    """L2-normalise rows (n, D); those shorter than `least` become shorter than 1."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), least)
 
 
 def find_spans(curve: np.ndarray, row_s: float, reading: Reading, vectors: np.ndarray | None = None) -> np.ndarray:

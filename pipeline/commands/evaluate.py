@@ -12,7 +12,10 @@ from mesm.pipeline.commands.options import (
     DeviceOption,
     FeaturesOption,
     JsonOption,
+    SetOption,
+    WeightsOption,
     find_device,
+    weight_sources,
 )
 from mesm.pipeline.commands.output import OK, print_json, print_table
 from mesm.pipeline.config.errors import PipelineError
@@ -30,21 +33,39 @@ def evaluate(
     ] = False,
     predictions: Annotated[Path | None, typer.Option(help="Score this file instead of a run.")] = None,
     reader: Annotated[str, typer.Option(help="Annotation format that --predictions belong to.")] = "",
+    network: Annotated[str, typer.Option(help="Score this network, which needs no training, instead of a run.")] = "",
+    config: Annotated[str, typer.Option("--config", "-c", help="Setting of --network: shipped, or a file.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder for what --network writes; default: below runs/.")] = None,
+    overrides: SetOption = None,
+    weights: WeightsOption = None,
     published: Annotated[bool, typer.Option("--published", help="Round and clamp as the published code.")] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Print the figures of a run, or of anybody's predictions, beside two baselines.
+    """Print the figures of a run, of a network without training, or of anybody's predictions, beside two baselines.
 
-    --predictions takes the QVHighlights submission format, one JSON object a line.
+    --predictions takes the QVHighlights submission format, one JSON object a line. --network zero-shot needs features
+    of an image-text model, such as clip beside clip-text; --set and --weights go with it.
 
     Example: mesm-pipeline evaluate runs/a --annotations charades --split test
     """
     from mesm.pipeline.evaluate import stage as evaluate_stage
 
-    if (run_directory is None) == (predictions is None):
-        raise PipelineError("give either a run directory or --predictions with --annotations")
-    if predictions is not None:
+    if [run_directory is not None, predictions is not None, bool(network)].count(True) != 1:
+        raise PipelineError(
+            "give a run directory, or --predictions with --annotations, or --network with --config; one of them"
+        )
+    if not network and (config or out or overrides or weights):
+        raise PipelineError("--config, --out, --set and --weights go with --network; a run has its own configuration")
+    if network:
+        from mesm.pipeline.config.load import load_config
+        from mesm.pipeline.evaluate.trained import without_training
+
+        settings = load_config(config or "charades-clip-slowfast", overrides or [], network=network)
+        folder = out or Path("runs") / f"{settings.name}-{network}"
+        model = without_training(settings, folder, find_device(device), weight_sources(weights, trust_pickle=False))
+        results = evaluate_stage.evaluate_model(model, annotations, features, split or [], published, controls)
+    elif predictions is not None:
         results = evaluate_stage.score_file(predictions, annotations, reader, split or [])
     else:
         assert run_directory is not None

@@ -25,7 +25,7 @@ from mesm.datasets.targets import (
     sample_windows,
 )
 from mesm.datasets.text.vocabulary import Vocabulary
-from mesm.model.batch import Batch, Targets, WordMask, Words
+from mesm.model.batch import Batch, Sentences, Targets, WordMask, Words
 from mesm.model.layouts import to_device
 from mesm.model.network_config import Draw
 from mesm.pipeline.config.schema import DatasetConfig
@@ -33,6 +33,7 @@ from mesm.pipeline.data.draws import draw_masked_words, draw_negatives, next_of_
 
 if TYPE_CHECKING:
     from mesm.pipeline.data.frames import Crops, FrameTable
+    from mesm.pipeline.data.sentences import SentenceVectors
     from mesm.pipeline.data.texts import QueryWords, TextSource
 
 
@@ -55,9 +56,14 @@ class MomentData:
         vocabulary: Vocabulary,
         config: DatasetConfig,
         seed: int = 0,
+        sentences: SentenceVectors | None = None,
     ) -> None:
-        """Prepare queries and targets; queries without a moment (a test split without truth) have no targets."""
+        """Prepare queries and targets; queries without a moment (a test split without truth) have no targets.
+
+        sentences: of the queries, for networks that read them.
+        """
         self.annotations = list(annotations)
+        self.sentences = sentences
         self.frames, self.config = frames, config
         self.text_dim = text.dim
         cache: dict[str, tuple[QueryWords, np.ndarray, np.ndarray]] = {}
@@ -200,12 +206,19 @@ class MomentData:
         number = {video: n for n, video in enumerate(videos)}
         frames, layout = self.frames.take(videos, crops)
         words, words_mask = self._word_batch(indices)
+        sentences = None
+        if self.sentences is not None:
+            lengths = [layout.lengths[number[self.annotations[i].video_id]] for i in indices]
+            row_s = tuple(self.duration(i) / rows for i, rows in zip(indices, lengths, strict=True))
+            asked = [self.annotations[i].query for i in indices]
+            sentences = sentence_batch(self.sentences, asked, row_s, words.device)
         return Batch(
             video=frames,
             frames=layout,
             video_of_query=tuple(number[self.annotations[i].video_id] for i in indices),
             group_of_query=tuple(groups),
             words=Words(words, to_device(words_mask, words.device), tuple(words_mask.sum(1).tolist())),
+            sentences=sentences,
         )
 
     def _word_batch(self, indices: Sequence[int]) -> tuple[Tensor, np.ndarray]:
@@ -256,6 +269,14 @@ class MomentData:
         valid = np.arange(shape[1]) < lengths[:, None]
         positive, negative = sample_pos_neg(relevant, valid, generator, saliency if has_scores else None)
         return _Targets(chosen, clip_mask, saliency, positive, negative)
+
+
+def sentence_batch(
+    found: SentenceVectors, queries: Sequence[str], row_s: tuple[float, ...], device: torch.device
+) -> Sentences:
+    """Put together what a batch says of the sentences of its queries."""
+    vectors = np.stack([found.of_query[query] for query in queries])
+    return Sentences(to_device(vectors, device), to_device(found.generic, device), found.columns, row_s)
 
 
 @dataclass(frozen=True)

@@ -48,19 +48,30 @@ def evaluate(
     controls: bool = False,
 ) -> list[Evaluation]:
     """Evaluate a run directory; without `splits`, on the test splits of its configuration."""
-    trained = load_trained(run, device)
+    return evaluate_model(load_trained(run, device), annotations, features, splits, published, controls)
+
+
+def evaluate_model(
+    trained: TrainedModel,
+    annotations: Path | None,
+    features: Path,
+    splits: Sequence[str],
+    published: bool,
+    controls: bool = False,
+) -> list[Evaluation]:
+    """Evaluate a network that is loaded; figures, predictions and a page go to its folder."""
     config = trained.config
     if published:
         config = replace(config, evaluate=replace(config.evaluate, published=True))
         trained = replace(trained, config=config)
-    place = Workspace(config, annotations, features, device).require_annotations()
+    place = Workspace(config, annotations, features, trained.device).require_annotations()
     queries, train = read_splits(config, place, list(splits) or list(config.dataset.test_splits))
     results = evaluate_run(trained, queries, train, features, controls)
     folder = trained.folder
     record = {r.split: {name: scores.as_record() for name, scores in r.scores.items()} for r in results}
     RunDirectory(folder).write_json("evaluation.json", record)
     protocol = next(iter(results[0].scores.values())).protocol
-    if RunDirectory(folder).metrics():
+    if RunDirectory(folder).metrics() or not trained.checkpoint.tensors:
         write_run_report(folder, {r.split: metrics_table(r.scores) for r in results}, [f"Protocol: {protocol}."])
     return results
 

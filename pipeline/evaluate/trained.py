@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.text.vocabulary import Vocabulary
+from mesm.extractors.weights.sources import WeightSources
 from mesm.model.network import Network
-from mesm.model.network_config import Sizes
-from mesm.model.registry import NETWORKS, build_network
+from mesm.model.network_config import Asked, Sizes
+from mesm.model.registry import NETWORKS, build_network, find_network, networks_that_learn
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import config_from_plain
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import FrameTable
 from mesm.pipeline.data.moments import MomentData
+from mesm.pipeline.data.sentences import read_sentences
 from mesm.pipeline.data.text_kinds import TextOfRun, text_kind
 from mesm.pipeline.run.checkpoint import Checkpoint, load_checkpoint, refuse_other_features
 from mesm.pipeline.run.console import say
+from mesm.pipeline.run.directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class TrainedModel:
     config: Config
     checkpoint: Checkpoint
     path: Path
+    device: torch.device
+    """Where it answers."""
+    sources: WeightSources = field(default_factory=WeightSources)
+    """Of weights, should the queries have to be encoded in other forms than they were."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -42,11 +49,6 @@ class TrainedModel:
     def folder(self) -> Path:
         """The run directory."""
         return self.path if self.path.is_dir() else self.path.parent
-
-    @property
-    def device(self) -> torch.device:
-        """Where it answers."""
-        return next(self.network.parameters()).device
 
     @property
     def is_imported(self) -> bool:
@@ -70,13 +72,17 @@ def load_trained(path: Path, device: torch.device) -> TrainedModel:
         network.load_state_dict(checkpoint.part("model"))
     except RuntimeError as error:
         raise PipelineError(f"{path}: {_other_network(checkpoint, config)}") from error
-    return TrainedModel(network.to(device).eval(), config, checkpoint, path)
+    return TrainedModel(network.to(device).eval(), config, checkpoint, path, device)
 
 
 def load_evaluation_data(trained: TrainedModel, annotations: Sequence[Annotation], features: Path) -> MomentData:
     """Prepare a split for a trained network; PipelineError when the features are not those of its training."""
     config = trained.config
     folders = open_streams(config.features.video, features)
+    sentences = None
+    if config.model.sentences() is not Asked.NOT:
+        asked = [annotation.query for annotation in annotations]
+        sentences = read_sentences(config, folders, features, asked, trained.device, trained.sources)
     found = {folder.name: folder.fingerprint for folder in folders}
     text = text_kind(config.features.text.encoder).from_run(trained.text, features, config)
     found[text.encoder] = text.fingerprint
@@ -84,8 +90,31 @@ def load_evaluation_data(trained: TrainedModel, annotations: Sequence[Annotation
     if trained.is_imported:
         say(f"warning: the released checkpoint does not say which features it was trained on; {features} may be others")
     frames = FrameTable.load(folders, [a.video_id for a in annotations], config.dataset, trained.device)
-    _refuse_other_sizes(trained, frames.dim, text.source.dim)
-    return MomentData(annotations, frames, text.source, trained.vocabulary, config.dataset)
+    if trained.checkpoint.tensors:
+        _refuse_other_sizes(trained, frames.dim, text.source.dim)
+    return MomentData(annotations, frames, text.source, trained.vocabulary, config.dataset, sentences=sentences)
+
+
+def without_training(
+    config: Config, folder: Path, device: torch.device, sources: WeightSources | None = None
+) -> TrainedModel:
+    """Build a network that has nothing to learn; what it answers is written to `folder`.
+
+    sources: of weights, should the queries have to be encoded. Raises PipelineError for a network that has to be
+    trained.
+    """
+    name = config.model.name
+    if find_network(name).learns:
+        untrained = ", ".join(other for other, entry in NETWORKS.items() if not entry.learns)
+        raise PipelineError(f"the network {name} has to be trained; give its run directory; without one: {untrained}")
+    # Its column in tables: the setting alone would be that of any network.
+    config = replace(config, name=f"{config.name}, {name}")
+    meta = {"vocabulary": Vocabulary((), 1).to_json(), "text": {}, "fingerprints": {}}
+    network = build_network(config.model, Sizes(0, 0, 0)).eval()
+    run = RunDirectory(folder)
+    run.create()
+    run.write_text("config.yaml", config.to_yaml())
+    return TrainedModel(network, config, Checkpoint({}, meta), folder, device, sources or WeightSources())
 
 
 def _refuse_other_sizes(trained: TrainedModel, video_dim: int, text_dim: int) -> None:
@@ -104,7 +133,7 @@ def _other_network(checkpoint: Checkpoint, config: Config) -> str:
     with torch.device("meta"):
         names = {
             entry.name: set(entry.network_class()(entry.config_class()(), Sizes(8, 8, 8)).state_dict())
-            for entry in NETWORKS.values()
+            for entry in networks_that_learn().values()
         }
     near = min(names, key=lambda name: len(names[name] ^ found))
     missing, more = len(names[config.model.name] - found), len(found - names[config.model.name])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mesm.datasets.annotations.records import Annotation
+from mesm.model.registry import find_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.folders import open_streams
@@ -96,18 +97,27 @@ def compare(workspace: Workspace, options: CompareOptions, out: Path) -> Compari
     record = begin_record(workspace, options, material, out)
     networks: dict[str, dict[str, NetworkFigures]] = {split: {} for split in material.splits}
     for network, config in options.configs.items():
-        runs = []
-        for seed in options.seeds:
-            say(f"--- {network}, seed {seed}")
-            own = replace(config, train=replace(config.train, seed=seed))
-            place = seed_directory(out / network, seed)
-            runs.append(trained_run(replace(workspace, config=own), options, material, place))
+        runs = list(runs_of(network, config, workspace, options, material, out))
         seconds = [second for run in runs for second in epoch_seconds(run)]
         memory = [TrainingCosts.of(run).peak_memory_bytes for run in runs]
         for split, queries in material.splits.items():
-            measured = [measure(run, workspace, split, queries) for run in runs]
+            measured = [measure(run, replace(workspace, config=config), split, queries) for run in runs]
             networks[split][network] = NetworkFigures.of(measured, seconds, memory)
     return finish(workspace, options, material, record, networks, out)
+
+
+def runs_of(
+    network: str, config: Config, workspace: Workspace, options: CompareOptions, material: Material, out: Path
+) -> Iterator[RunDirectory]:
+    """Train a network with every seed; of one that has nothing to learn there is one run, which holds no checkpoint."""
+    if not find_network(network).learns:
+        say(f"--- {network}")
+        yield RunDirectory(out / network)
+        return
+    for seed in options.seeds:
+        say(f"--- {network}, seed {seed}")
+        own = replace(config, train=replace(config.train, seed=seed))
+        yield trained_run(replace(workspace, config=own), options, material, seed_directory(out / network, seed))
 
 
 def read_material(workspace: Workspace, options: CompareOptions) -> Material:
@@ -251,6 +261,12 @@ def best_fixed_window(workspace: Workspace, material: Material, split: str) -> t
 
 def notes_on_training(configs: Mapping[str, Config], material: Material) -> Iterator[str]:
     """Say how the best epochs were chosen, and in what networks were trained differently."""
+    without = ", ".join(network for network in configs if not find_network(network).learns)
+    if without:
+        yield f"Nothing is trained of {without}: one measurement, whatever the seeds."
+    configs = {network: config for network, config in configs.items() if find_network(network).learns}
+    if not configs:
+        return
     train = next(iter(configs.values())).train
     yield f"Epochs: {train.epochs}, of which the best one by {train.select_by} on {material.validation_name} is scored."
     chosen_on = [split for split, queries in material.splits.items() if queries == material.validation]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mesm.model.registry import NETWORKS, find_network
+from mesm.model.registry import find_network, networks_that_learn
 from mesm.pipeline.config.errors import ConfigError, PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import Config, to_plain
@@ -18,8 +18,8 @@ OWN_OPTIONS = {"model.network": "--networks", "train.seed": "--seeds"}
 
 
 def parse_networks(text: str) -> list[str]:
-    """Read `a,b`, by default all of the registry; PipelineError for a name that is not there, or stands there twice."""
-    names = [name.strip() for name in text.split(",")] if text else list(NETWORKS)
+    """Read `a,b`, by default all that learn; PipelineError for a name that is not there, or stands there twice."""
+    names = [name.strip() for name in text.split(",")] if text else list(networks_that_learn())
     for name in names:
         try:
             find_network(name)

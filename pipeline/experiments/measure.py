@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from mesm.datasets.annotations.records import Annotation
+from mesm.model.registry import find_network
 from mesm.pipeline import __version__
 from mesm.pipeline.data.moments import MomentData
 from mesm.pipeline.evaluate.controls import scores_with
 from mesm.pipeline.evaluate.metrics import evaluate_predictions
 from mesm.pipeline.evaluate.predict import answer, predict, protocol_of
 from mesm.pipeline.evaluate.predictions import save_predictions
-from mesm.pipeline.evaluate.trained import TrainedModel, load_evaluation_data, load_trained
+from mesm.pipeline.evaluate.trained import TrainedModel, load_evaluation_data, load_trained, without_training
 from mesm.pipeline.run.checkpoint import BEST
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
@@ -55,13 +56,16 @@ class Measurement:
 
 
 def measure(run: RunDirectory, workspace: Workspace, split: str, queries: Sequence[Annotation]) -> Measurement:
-    """Measure a run's best checkpoint on the queries of a split, unless that was done."""
+    """Measure a run's best checkpoint on the queries of a split, unless that was done.
+
+    A network that has nothing to learn is built from the workspace's configuration.
+    """
     file = run.path / f"measured-{split}.json"
     subject = _subject(run, workspace, queries)
     if (found := _read(file, subject)) is not None:
         return found
     say(f"evaluating {run.path} on {split}: {len(queries)} queries, {EXCHANGES} exchanges of videos")
-    trained = load_trained(run.path, workspace.device)
+    trained = _model(run, workspace)
     data = load_evaluation_data(trained, queries, workspace.features)
     predictions = predict(trained.network, data, trained.config)
     save_predictions(run.path / f"predictions-{split}.jsonl", predictions)
@@ -97,10 +101,19 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def _model(run: RunDirectory, workspace: Workspace) -> TrainedModel:
+    if find_network(workspace.config.model.name).learns:
+        return load_trained(run.path, workspace.device)
+    return without_training(workspace.config, run.path, workspace.device)
+
+
 def _subject(run: RunDirectory, workspace: Workspace, queries: Sequence[Annotation]) -> dict[str, Any]:
     """Return everything that a measurement depends on."""
+    learnt = workspace.config.to_yaml().encode()
+    if find_network(workspace.config.model.name).learns:
+        learnt = run.checkpoint_path(BEST).read_bytes()
     return {
-        "checkpoint": hashlib.sha256(run.checkpoint_path(BEST).read_bytes()).hexdigest(),
+        "checkpoint": hashlib.sha256(learnt).hexdigest(),
         "queries": hashlib.sha256(repr(list(queries)).encode()).hexdigest(),
         "exchanges": EXCHANGES,
         "answers": ANSWERS,

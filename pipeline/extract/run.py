@@ -12,7 +12,7 @@ their reasons, until a later run has read them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,9 @@ import torch
 
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.faults import write_point
-from mesm.datasets.shards.folder import FeatureFolder, text_key
+from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.shards.headers import check_key
-from mesm.extractors.contracts import FrameTransform, TextEncoder, TextFeatures, VideoEncoder
+from mesm.extractors.contracts import FrameTransform, VideoEncoder
 from mesm.extractors.decoding.pool import (
     DecodedFrame,
     DecodePool,
@@ -48,12 +48,6 @@ FLUSH_ROWS = 4096
 
 LOOK_AHEAD = 2
 """Videos that may be under way or wait for their predecessors, per decode process."""
-
-
-TEXTS_PER_BATCH = 256
-
-
-TEXTS_PER_SHARD = 4096
 
 
 @dataclass(frozen=True)
@@ -117,20 +111,6 @@ def extract_videos(
         run.finish()
         rows = sum(lane.rows for lane in own)
     return ExtractionSummary(run.done, run.skipped, run.failed, rows, time.monotonic() - started)
-
-
-def extract_texts(texts: Sequence[str], encoder: TextEncoder, folder: FeatureFolder) -> int:
-    """Encode the texts that the folder lacks, keyed by `text_key`; return how many were encoded."""
-    lacking = {key: text for text in texts if (key := text_key(text)) not in folder}
-    keys = sorted(lacking)
-    with folder.writer() as writer:
-        for start in range(0, len(keys), TEXTS_PER_BATCH):
-            batch = keys[start : start + TEXTS_PER_BATCH]
-            for key, features in zip(batch, encoder.encode([lacking[key] for key in batch]), strict=True):
-                writer.add(key, _text_arrays(features), meta={"text": lacking[key]})
-            if writer.pending >= TEXTS_PER_SHARD:
-                writer.publish()
-    return len(keys)
 
 
 @dataclass
@@ -287,8 +267,3 @@ class _Extraction:
     def _drop(self, job: int) -> None:
         for lane in self._lacking[job]:
             lane.drop(job)
-
-
-def _text_arrays(features: TextFeatures) -> Mapping[str, np.ndarray]:
-    arrays = {"tokens": features.tokens, "token_ids": features.token_ids}
-    return arrays if features.pooled is None else {**arrays, "pooled": features.pooled}

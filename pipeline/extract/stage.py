@@ -16,12 +16,13 @@ from mesm.extractors.encoders import glove
 from mesm.extractors.weights.sources import WeightsFile, WeightSources, WeightsRequest
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
+from mesm.pipeline.data.encoded_texts import extract_texts
 from mesm.pipeline.data.splits import read_all_splits
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import WORD_TABLE_FILE, texts_of
 from mesm.pipeline.extract.encoders import build_text_encoder, build_video_encoders, feature_folder
 from mesm.pipeline.extract.failures import Failure
-from mesm.pipeline.extract.run import ExtractionSummary, extract_texts, extract_videos
+from mesm.pipeline.extract.run import ExtractionSummary, extract_videos
 from mesm.pipeline.extract.videos import VideoItem, collect_videos, select_videos
 from mesm.pipeline.run.console import ProgressBar, say
 from mesm.pipeline.run.memory import keep_freed_memory

@@ -23,9 +23,9 @@ from mesm.extractors.weights.sources import UNTRAINED_PREFIX, WeightSources
 from mesm.model.curves.video import Reading, default_reading, find_spans, in_seconds, similarity
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import ExtractConfig
+from mesm.pipeline.data.prompts import GENERIC, TEMPLATES, mean_direction, unit_vectors
 from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Moment
 from mesm.pipeline.ground.encoding import encode_video
-from mesm.pipeline.ground.prompts import GENERIC, TEMPLATES
 
 DEFAULT_MODEL = "ViT-B-32/openai"
 ROW_S = 1.0
@@ -117,8 +117,7 @@ class ZeroShot:
         if not query:
             raise PipelineError("the query is empty; describe the moment in a sentence")
         vectors, cut = self._sentences([template.format(query) for template in TEMPLATES])
-        mean = vectors.mean(0)
-        return mean / max(float(np.linalg.norm(mean)), 1e-12), cut[0]
+        return mean_direction(vectors), cut[0]
 
     @cached_property
     def generic(self) -> np.ndarray:
@@ -140,9 +139,8 @@ class ZeroShot:
     def _sentences(self, texts: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
         """Return normalised vectors (n, D) of sentences, and whether each was cut."""
         features = self.text.encode(texts)
-        vectors = np.array([sentence.pooled for sentence in features], np.float64)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.maximum(norms, 1e-12), [len(f.tokens) >= self.text.max_tokens for f in features]
+        vectors = unit_vectors([np.asarray(sentence.pooled) for sentence in features])
+        return vectors, [len(f.tokens) >= self.text.max_tokens for f in features]
 
 
 def find_model(model: str) -> tuple[str, str, str, dict[str, str]]:

@@ -32,10 +32,13 @@ def write_run_report(
 ) -> Path:
     """Write `report.html` of a run directory from its metrics.jsonl and config.yaml, and return its path.
 
+    Without a metrics.jsonl it is that of a network that is not trained, of which `tables` are shown.
+
     `tables` are evaluations by caption; `notes` are sentences that a reader must know, such as how the best epoch
-    was chosen. Raises PipelineError when the folder holds no metrics, FeatureError when the report cannot be written.
+    was chosen. Raises PipelineError when there is nothing to show, FeatureError when the report cannot be written.
     """
-    rows = _read_metrics(run_dir / METRICS_FILE)
+    metrics = run_dir / METRICS_FILE
+    rows = [] if tables and not metrics.exists() else _read_metrics(metrics)
     config, path = run_dir / CONFIG_FILE, run_dir / REPORT_FILE
     page = render(
         "run.html.j2",
@@ -46,7 +49,7 @@ def write_run_report(
         notes=notes,
         tables=tables or {},
         validation=_validation_charts(rows),
-        total_loss=line_chart("Total loss", "epoch", {"total": _series(rows, "loss", "total")}),
+        total_loss=line_chart("Total loss", "epoch", {"total": _series(rows, "loss", "total")}) if rows else None,
         sparks=_sparklines(rows),
         config=config.read_text(encoding="utf-8") if config.is_file() else None,
     )
@@ -75,7 +78,9 @@ def _read_metrics(path: Path) -> list[Row]:
 
 
 def _facts(rows: Sequence[Row]) -> dict[str, str]:
-    """Return the figures of the run by what they are."""
+    """Return the figures of the run by what they are; none of one without training."""
+    if not rows:
+        return {}
     facts = {"epochs": str(len(rows)), "steps an epoch": str(rows[-1].get("steps", ""))}
     for name in HEADLINES:
         points = _series(rows, "validation", (RECALLS | PRECISIONS)[name])

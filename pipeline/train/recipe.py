@@ -11,6 +11,8 @@ from typing import Any
 
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.publishing import remove_stale_temporaries
+from mesm.model.registry import find_network
+from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.texts import WORD_TABLE_FILE, VectorText
 from mesm.pipeline.evaluate.metrics import Scores
@@ -38,8 +40,14 @@ def train(workspace: Workspace, out: Path, select_on: str = "") -> RunDirectory:
     """Train a configuration, or go on with it, and return its run directory.
 
     select_on: the split that chooses the best epoch. Under torchrun, every process calls this; the first one writes and
-    prints. Raises PipelineError for a run of another kind in `out`, and when a loss is not finite.
+    prints. Raises PipelineError for a run of another kind in `out`, for a network that has nothing to learn, and when a
+    loss is not finite.
     """
+    if not find_network(workspace.config.model.name).learns:
+        raise PipelineError(
+            f"the network {workspace.config.model.name} has nothing to learn; evaluate it right away: "
+            f"mesm-pipeline evaluate --network {workspace.config.model.name} --config CONFIG"
+        )
     world, device = join_world(workspace.device)
     if not world.leads:
         silence()

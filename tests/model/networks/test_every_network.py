@@ -1,4 +1,4 @@
-"""What holds for every network of the registry: answers, losses, gradients, and that its row is complete."""
+"""What holds for every network that learns: answers, losses, gradients, and that its row is complete."""
 
 from __future__ import annotations
 

@@ -22,11 +22,12 @@ from mesm.extractors.decoding.pool import DecodePool
 from mesm.extractors.decoding.sampling import image_rows
 from mesm.extractors.errors import EncoderError
 from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.data.encoded_texts import extract_texts
 from mesm.pipeline.extract import lane as encoder_lane
 from mesm.pipeline.extract import run as extraction
 from mesm.pipeline.extract.failures import FAILURES_FILE, read_failures
 from mesm.pipeline.extract.rows import RowAssembler, checked_plan, row_seconds
-from mesm.pipeline.extract.run import extract_texts, extract_videos
+from mesm.pipeline.extract.run import extract_videos
 from mesm.pipeline.extract.videos import VideoItem, collect_videos, select_videos
 
 

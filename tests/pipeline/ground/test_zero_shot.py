@@ -17,8 +17,8 @@ from mesm.extractors.encoders.registry import create_text_encoder, create_video_
 from mesm.extractors.errors import VideoError, WeightsError
 from mesm.extractors.weights.sources import WeightSources
 from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.data.prompts import GENERIC, TEMPLATES
 from mesm.pipeline.ground.answers import EncodedVideo
-from mesm.pipeline.ground.prompts import GENERIC, TEMPLATES
 from mesm.pipeline.ground.zero_shot import ZeroShot, find_model
 
 TINY_CLIP: dict[str, Any] = {

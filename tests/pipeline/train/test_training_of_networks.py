@@ -1,4 +1,4 @@
-"""Every network of the registry trains, is killed and goes on, evaluates, and refuses what is another's."""
+"""Every network of the registry that learns trains, is killed and goes on, evaluates, and refuses what is another's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_training import CONTENT, make_corpus, tiny_config, workspace_of
 
-from mesm.model.registry import NETWORKS
+from mesm.model.registry import NETWORKS, networks_that_learn
 from mesm.pipeline.config.errors import ConfigError, PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import Config
@@ -40,7 +40,7 @@ class KilledError(Exception):
     """Stands for a kill between two steps."""
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", networks_that_learn())
 def test_stopped_run_resumes_bit_for_bit_and_evaluates(
     network: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,13 +70,13 @@ def test_stopped_run_resumes_bit_for_bit_and_evaluates(
     assert 0 < next(iter(result.scores.values())).full.miou < 100
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", networks_that_learn())
 def test_groups_of_one_query_train(network: str, corpus: Path, tmp_path: Path) -> None:
     config = config_of(corpus, network, "dataset.group_by=query", "train.batch_groups=4", "train.epochs=1")
     assert train(workspace_of(corpus, config), tmp_path / "run").metrics()
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", networks_that_learn())
 def test_recipe_has_a_part_for_the_network(network: str, corpus: Path) -> None:
     fast = load_config(corpus / "tiny.yaml", recipe="fast", network=network)
     assert fast.model.name == network
