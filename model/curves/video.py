@@ -64,6 +64,14 @@ def similarity(vectors: np.ndarray, sentence: np.ndarray, generic: np.ndarray) -
     return curve - total / len(vectors) @ wanted
 
 
+def mean_row(vectors: np.ndarray) -> np.ndarray:
+    """Return the mean (D,) float64 of the normalised rows of vectors (n, D)."""
+    total = np.zeros(vectors.shape[1])
+    for part in blocks(len(vectors)):
+        total += normalised(np.asarray(vectors[part], np.float64), 1e-12).sum(0)
+    return total / max(len(vectors), 1)
+
+
 def share_among_alike(curve: np.ndarray, vectors: np.ndarray, reach: int, alike: float) -> np.ndarray:
     """Average a curve (n,) over the `reach` rows on either side, those the more that look like the row.
 

@@ -95,7 +95,8 @@ def search(
         raise PipelineError("give a query, describing the moment in a sentence, or --image with a picture")
     if as_json and as_csv:
         raise PipelineError("--json and --csv are two formats; give one of them")
-    from mesm.pipeline.index.search import Filter, Question, parse_seconds
+    from mesm.pipeline.ground.questions import Question
+    from mesm.pipeline.index.search import Filter, parse_seconds
     from mesm.pipeline.index.search import search as search_index
     from mesm.pipeline.index.video_index import VideoIndex
 

@@ -12,7 +12,7 @@ an hour is looked at as closely as a minute; the pieces' answers are merged by n
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,14 @@ class MomentRetriever:
     def config(self) -> Config:
         """The configuration of the training."""
         return self.trained.config
+
+    score_kind = "probability"
+    untrained = False
+
+    @property
+    def model(self) -> str:
+        """The run that answers."""
+        return str(self.trained.path)
 
     @property
     def max_words(self) -> int:
@@ -141,6 +149,10 @@ class MomentRetriever:
         moments = [Moment(*(round(float(x), 4) for x in row)) for row in best[:top_k]]
         cut = len(words.tokens) >= self.max_words
         return GroundingResult(query, moments, saliency / np.maximum(count, 1), video.row_s, cut)
+
+    def ground_many(self, video: EncodedVideo, queries: Sequence[str], top_k: int = 5) -> Iterator[GroundingResult]:
+        """Answer queries one after the other."""
+        return (self.ground(video, query, top_k) for query in queries)
 
     def _batch(self, pieces: Sequence[np.ndarray], words: np.ndarray) -> Batch:
         n = len(pieces)

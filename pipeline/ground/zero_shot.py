@@ -10,7 +10,7 @@ Nothing is trained on moments. A video of any length is read as a whole, see `me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -20,16 +20,20 @@ import torch
 from mesm.extractors.contracts import SentenceEncoder, TextEncoder, VideoEncoder
 from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
 from mesm.extractors.weights.sources import UNTRAINED_PREFIX, WeightSources
-from mesm.model.curves.video import Reading, default_reading, find_spans, in_seconds, similarity
+from mesm.model.curves.video import Reading, default_reading, find_spans, in_seconds, mean_row, similarity
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import ExtractConfig
 from mesm.pipeline.data.prompts import GENERIC, TEMPLATES, mean_direction, unit_vectors
 from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Moment
 from mesm.pipeline.ground.encoding import encode_video
+from mesm.pipeline.ground.questions import Question, weighted
 
 DEFAULT_MODEL = "ViT-B-32/openai"
 ROW_S = 1.0
 """Seconds of a row: the frame at their centre."""
+QUERIES_PER_BATCH = 64
+SAYS_NOTHING = 1e-5
+"""Length of what a question has beyond the generic sentences, up to which it has nothing."""
 OPENAI_NAMES = {DEFAULT_MODEL, "ViT-B-32-quickgelu/openai"}
 """Names of the model whose weights the table has."""
 
@@ -76,6 +80,8 @@ class ZeroShot:
             model=model,
         )
 
+    score_kind = "contrast"
+
     @property
     def untrained(self) -> bool:
         """Whether the weights are random, so that the answers mean nothing."""
@@ -94,30 +100,66 @@ class ZeroShot:
         """
         return encode_video(path, [self.encoder], self.device, ExtractConfig(), cache)
 
-    def ground(self, video: EncodedVideo, query: str, top_k: int = 5) -> GroundingResult:
+    def ground(self, video: EncodedVideo, query: str | Question, top_k: int = 5) -> GroundingResult:
         """Answer a query: the `top_k` best spans.
 
         A score ranks the spans of one video and is no probability. A query longer than the model reads is cut, which
         the result says; an empty one is a PipelineError.
         """
-        query = query.strip()
-        sentence, cut = self.sentence(query)
+        question = query if isinstance(query, Question) else Question(query)
+        if question.plain:
+            return self._answer(video, question.name, *self.sentence(question.text), self.generic, top_k)
+        direction, cut = self.direction(question, lambda: mean_row(video.streams[0]))
+        return self._answer(video, question.name, direction, cut, np.zeros_like(direction), top_k)
+
+    def ground_many(self, video: EncodedVideo, queries: Sequence[str], top_k: int = 5) -> Iterator[GroundingResult]:
+        """Answer queries, whose sentences are encoded some at a time."""
+        for start in range(0, len(queries), QUERIES_PER_BATCH):
+            some = [query.strip() for query in queries[start : start + QUERIES_PER_BATCH]]
+            for query, (sentence, cut) in zip(some, self.sentences(some), strict=True):
+                yield self._answer(video, query, sentence, cut, self.generic, top_k)
+
+    def _answer(
+        self, video: EncodedVideo, name: str, sentence: np.ndarray, cut: bool, generic: np.ndarray, top_k: int
+    ) -> GroundingResult:
         rows = video.streams[0]
-        curve = similarity(rows, sentence, self.generic)
+        curve = similarity(rows, sentence, generic)
         spans = in_seconds(find_spans(curve, video.row_s, self.reading, rows), video.row_s, video.duration_s)
         moments = [Moment(*(round(float(x), 4) for x in span)) for span in spans[:top_k]]
-        return GroundingResult(query, moments, curve.astype(np.float32), video.row_s, cut)
+        return GroundingResult(name, moments, curve.astype(np.float32), video.row_s, cut)
+
+    def direction(self, question: Question, mean_row: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:
+        """Return the direction (D,) that rows should have, of length 1, and whether the question was cut.
+
+        mean_row gives the mean (D,) of the rows that are searched, beyond which a picture is looked for. What is not
+        wanted is taken off. A question that says no more than the generic sentences has the direction 0.
+        """
+        if question.picture is not None:
+            vector, cut = self.picture(question.picture) - mean_row(), False
+        else:
+            sentence, cut = self.sentence(question.text)
+            vector = sentence - self.generic
+        for weight, text in map(weighted, question.without):
+            vector = vector - weight * (self.sentence(text)[0] - self.generic)
+        length = float(np.linalg.norm(vector))
+        # What is left of a generic sentence is rounding, which must not decide anything.
+        return vector / length if length > SAYS_NOTHING else np.zeros_like(vector), cut
 
     def sentence(self, query: str) -> tuple[np.ndarray, bool]:
         """Return the normalised vector (D,) float64 of a query, and whether the query was cut to what the model reads.
 
         It is the mean of the vectors of the query in several forms. An empty query is a PipelineError.
         """
-        query = query.strip()
-        if not query:
+        return self.sentences([query])[0]
+
+    def sentences(self, queries: Sequence[str]) -> list[tuple[np.ndarray, bool]]:
+        """Return for each query what `sentence` does, all encoded together."""
+        queries = [query.strip() for query in queries]
+        if not all(queries):
             raise PipelineError("the query is empty; describe the moment in a sentence")
-        vectors, cut = self._sentences([template.format(query) for template in TEMPLATES])
-        return mean_direction(vectors), cut[0]
+        vectors, cut = self._sentences([template.format(query) for query in queries for template in TEMPLATES])
+        forms = len(TEMPLATES)
+        return [(mean_direction(vectors[first : first + forms]), cut[first]) for first in range(0, len(vectors), forms)]
 
     @cached_property
     def generic(self) -> np.ndarray:

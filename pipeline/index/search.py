@@ -5,16 +5,15 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.data.prompts import GENERIC
 from mesm.pipeline.ground.answers import Evidence, FoundMoment
-from mesm.pipeline.ground.prompts import GENERIC
+from mesm.pipeline.ground.questions import Question
 from mesm.pipeline.ground.zero_shot import ZeroShot
 from mesm.pipeline.index.catalogue import Film, IndexedFile
 from mesm.pipeline.index.matrix import RowMatrix
@@ -24,14 +23,9 @@ from mesm.pipeline.index.video_index import VideoIndex
 
 RANK_OFFSET = 60
 """Reciprocal rank fusion adds 1 / (60 + rank) of each kind of evidence (Cormack et al. 2009)."""
-WITHOUT = 0.5
-"""How much of what is not wanted is taken off, where no other weight is given."""
 CONFIDENT = 95.0
 """Percentile of what generic sentences reach in the same index, above which an answer is more than chance."""
-SAYS_NOTHING = 1e-5
-"""Length of what a question has beyond the generic sentences, up to which it has nothing."""
 NOTED_FACT = "generic responses"
-_WEIGHT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?):(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -52,22 +46,6 @@ class Filter:
         if self.since_s is not None and file.modified_ns / 1e9 < self.since_s:
             return False
         return self.shortest_s <= film.duration_s <= self.longest_s
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked."""
-
-    text: str = ""
-    picture: Path | None = None
-    """Instead of a text."""
-    without: Sequence[str] = ()
-    """Texts that are not wanted; `2:horse` gives one a weight."""
-
-    @property
-    def name(self) -> str:
-        """What answers show as the question."""
-        return self.text.strip() if self.picture is None else str(self.picture)
 
 
 @dataclass(frozen=True)
@@ -97,7 +75,7 @@ def search(
 ) -> SearchResult:
     """Return the best moments of an index; PipelineError for an empty question or a model of another index."""
     index.refuse_other_model(grounder.model, grounder.text.spec)
-    wanted, cut = wanted_vector(index, grounder, question)
+    wanted, cut = grounder.direction(question, lambda: index.matrix.mean())
     matrix, files = index.matrix, _files_of(index, allowed or Filter())
     searched = np.array([film in files for film in matrix.films], bool)
     scores = matrix.scores(wanted)
@@ -110,22 +88,6 @@ def search(
     peak = _peak(matrix, scores, searched, index.facts.row_s) if searched.any() else -np.inf
     confident = peak > generic_peak(index, grounder)
     return SearchResult(question.name, moments, confident, cut, int(searched.sum()), alike)
-
-
-def wanted_vector(index: VideoIndex, grounder: ZeroShot, question: Question) -> tuple[np.ndarray, bool]:
-    """Return the direction (D,) that rows should have, and whether the text was cut."""
-    if question.picture is not None:
-        vector, cut = grounder.picture(question.picture) - index.matrix.mean(), False
-    else:
-        sentence, cut = grounder.sentence(question.text)
-        vector = sentence - grounder.generic
-    for text in question.without:
-        found = _WEIGHT.fullmatch(text.strip())
-        weight, words = (float(found[1]), found[2]) if found else (WITHOUT, text)
-        vector = vector - weight * (grounder.sentence(words)[0] - grounder.generic)
-    length = float(np.linalg.norm(vector))
-    # What is left of a generic sentence is rounding, which must not decide anything.
-    return vector / length if length > SAYS_NOTHING else np.zeros_like(vector), cut
 
 
 def generic_peak(index: VideoIndex, grounder: ZeroShot) -> float:

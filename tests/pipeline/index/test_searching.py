@@ -14,9 +14,10 @@ from PIL import Image
 
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.ground.answers import FoundMoment
+from mesm.pipeline.ground.questions import Question
 from mesm.pipeline.index import search as searching
 from mesm.pipeline.index.build import add_files
-from mesm.pipeline.index.search import Filter, Question, generic_peak, note_generic_peak, parse_seconds, search
+from mesm.pipeline.index.search import Filter, generic_peak, note_generic_peak, parse_seconds, search
 from mesm.pipeline.index.video_index import VideoIndex
 
 SRT = """1
