@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mesm.pipeline.commands.asking import (
+    AnswerPrinter,
+    CsvOption,
+    ImageOption,
+    JsonLinesOption,
+    QueriesOption,
+    QueryOption,
+    WithoutOption,
+    asked,
+)
 from mesm.pipeline.commands.options import (
     DeviceOption,
     JsonOption,
@@ -72,9 +82,11 @@ def index(
 
 def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The sentence.")] = "",
+    more: QueryOption = None,
+    queries: QueriesOption = None,
+    image: ImageOption = None,
+    without: WithoutOption = None,
     index: IndexOption = Path("mesm-index"),
-    image: Annotated[Path | None, typer.Option(help="Search for what this picture shows.")] = None,
-    without: Annotated[list[str] | None, typer.Option(help="Not this; `2:horse` gives it a weight.")] = None,
     top_k: Annotated[int, typer.Option(min=1, max=1000, help="Number of answers.")] = 10,
     path: Annotated[str, typer.Option(metavar="GLOB", help="Only files of such a path.")] = "",
     since: Annotated[str, typer.Option(metavar="DATE", help="Only files changed since YYYY-MM-DD.")] = "",
@@ -84,18 +96,15 @@ def search(
     device: DeviceOption = "auto",
     weights: WeightsOption = None,
     trust_pickle: TrustOption = False,
-    as_json: JsonOption = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: JsonLinesOption = False,
+    as_csv: CsvOption = False,
 ) -> int:
     """Find the moments of an index that a sentence, or a picture, describes.
 
     Example: mesm-pipeline search "a person opens the door" --index mesm-index
     """
-    if bool(query.strip()) == (image is not None):
-        raise PipelineError("give a query, describing the moment in a sentence, or --image with a picture")
-    if as_json and as_csv:
-        raise PipelineError("--json and --csv are two formats; give one of them")
-    from mesm.pipeline.ground.questions import Question
+    printer = AnswerPrinter(as_json, as_csv)
+    questions = asked(query, more, queries, image, without)
     from mesm.pipeline.index.search import Filter, parse_seconds
     from mesm.pipeline.index.search import search as search_index
     from mesm.pipeline.index.video_index import VideoIndex
@@ -108,12 +117,19 @@ def search(
     )
     opened = VideoIndex.open(index)
     grounder = _grounder(opened.facts.model, device, weight_sources(weights, trust_pickle))
-    question = Question(query, image, tuple(without or ()))
-    result = search_index(opened, grounder, question, top_k, allowed, not no_dedupe)
-    if not result.searched:
-        say(f"note: no film of {index} is searched with these conditions; {index} has {len(opened.catalogue.films())}")
-    _say_notes(result, grounder)
-    _print_result(result, as_json, as_csv)
+    if grounder.untrained:
+        say(f"warning: the weights of {grounder.model} are random: this answer is meaningless")
+    for question in questions:
+        result = search_index(opened, grounder, question, top_k, allowed, not no_dedupe)
+        if not result.searched:
+            films = len(opened.catalogue.films())
+            say(f"note: no film of {index} is searched with these conditions; it has {films}")
+        _say_notes(result, grounder)
+        if printer.as_text:
+            if len(questions) > 1:
+                print(f"{result.query}:")
+            _print_moments(result)
+        printer.print(result.moments)
     return OK
 
 
@@ -213,22 +229,13 @@ def _broken(files: Sequence[BrokenFile]) -> list[dict[str, str]]:
 def _say_notes(result: SearchResult, grounder: ZeroShot) -> None:
     if result.words_cut:
         say(f"note: the model reads {grounder.max_words} tokens; the rest of the query was left out")
-    if grounder.untrained:
-        say(f"warning: the weights of {grounder.model} are random: this answer is meaningless")
     if result.moments and not result.confident:
         say("note: no confident match: what fits best fits no better than generic sentences fit something here")
 
 
-def _print_result(result: SearchResult, as_json: bool, as_csv: bool) -> None:
-    from mesm.pipeline.ground.answer_lines import answer_line, answers_csv, clock
+def _print_moments(result: SearchResult) -> None:
+    from mesm.pipeline.ground.answer_lines import clock
 
-    if as_json:
-        for moment in result.moments:
-            print(answer_line(moment))
-        return
-    if as_csv:
-        print(answers_csv(result.moments), end="")
-        return
     for place, moment in enumerate(result.moments):
         kinds = "+".join(dict.fromkeys(one.kind for one in moment.evidence))
         notes = f"  ({', '.join(moment.notes)})" if moment.notes else ""

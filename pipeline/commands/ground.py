@@ -1,89 +1,178 @@
-"""`ground`: the moments of one video."""
+"""`ground`: the moments of videos."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from mesm.pipeline.commands.options import (
-    DeviceOption,
-    JsonOption,
-    TrustOption,
-    WeightsOption,
-    find_device,
-    weight_sources,
+from mesm.pipeline.commands.asking import (
+    AnswerPrinter,
+    CsvOption,
+    ImageOption,
+    JsonLinesOption,
+    QueriesOption,
+    QueryOption,
+    WithoutOption,
+    asked,
 )
-from mesm.pipeline.commands.output import OK, print_json
+from mesm.pipeline.commands.options import DeviceOption, TrustOption, WeightsOption, find_device, weight_sources
+from mesm.pipeline.commands.output import OK, SOME_FAILED
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
 
 if TYPE_CHECKING:
-    from mesm.pipeline.ground.answers import GroundingResult
-    from mesm.pipeline.ground.retriever import MomentRetriever
-    from mesm.pipeline.ground.zero_shot import ZeroShot
+    from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult
+    from mesm.pipeline.ground.grounder import Grounder
+    from mesm.pipeline.ground.questions import Question
 
 
 def ground(
-    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="Video file.")],
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="The sentence.")],
+    videos: Annotated[list[Path] | None, typer.Argument(metavar="VIDEOS", help="Video files, or folders.")] = None,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="The sentence.")] = "",
+    more: QueryOption = None,
+    queries: QueriesOption = None,
+    image: ImageOption = None,
+    without: WithoutOption = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Run directory; default: the only one here.")] = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Answer without any run.")] = False,
     model: Annotated[str, typer.Option(help="Model without a run: NAME/TAG of open_clip, or of transformers.")] = "",
     top_k: Annotated[int, typer.Option(min=1, help="Number of answers.")] = 5,
     features: Annotated[Path | None, typer.Option(help="Look for, and keep, features here.")] = None,
+    index: Annotated[Path | None, typer.Option(help="Take the vectors of films that this index has.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a page with the video's frames.")] = None,
     device: DeviceOption = "auto",
     weights: WeightsOption = None,
     trust_pickle: TrustOption = False,
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
+    as_csv: CsvOption = False,
 ) -> int:
-    """Find the moment of a video that a sentence describes, by a trained network, or without one if none is here.
+    """Find the moments of videos that a sentence describes, by a trained network, or without one if none is here.
 
     Example: mesm-pipeline ground video.mp4 "a person opens the door"
     """
-    if not query.strip():
-        raise PipelineError("the query is empty; describe the moment in a sentence")
+    places = list(videos or [])
+    if query and (more or queries or image):
+        # With the questions in options, what stands last is a video, too.
+        places, query = [*places, Path(query)], ""
+    printer = AnswerPrinter(as_json, as_csv)
+    questions = asked(query, more, queries, image, without)
+    files = _files(places)
     forced = zero_shot or bool(model)
     if forced and checkpoint is not None:
         raise PipelineError("--checkpoint answers with a run, --zero-shot and --model with none; give one of them")
+    if html is not None and (len(files), len(questions)) != (1, 1):
+        raise PipelineError("--html shows one question about one video; ask for them one at a time")
     from mesm.pipeline.ground.retriever import MomentRetriever, find_checkpoint
 
     place = None if forced else find_checkpoint(checkpoint)
     sources = weight_sources(weights, trust_pickle)
-    grounder: MomentRetriever | ZeroShot
-    facts: dict[str, Any] = {}
+    grounder: Grounder
     if place is not None:
+        if not all(question.plain for question in questions):
+            raise PipelineError("--image and --without ask without a run; add --zero-shot")
         grounder = MomentRetriever.from_checkpoint(place, find_device(device), sources, features)
     else:
-        grounder, facts = _without_a_run(model, device, sources, forced)
-    encoded = grounder.encode_video(video, cache=features)
-    result = grounder.ground(encoded, query, top_k)
-    if result.words_cut:
-        say(f"note: the network reads {grounder.max_words} words; the rest of the query was left out")
-    if html is not None:
-        from mesm.pipeline.ground.page import write_grounding_page
-
-        say(f"page: {write_grounding_page(html, encoded, result)}")
-    if as_json:
-        print_json(
-            {
-                "video": str(video),
-                "query": result.query,
-                "duration_s": round(encoded.duration_s, 3),
-                "moments": [{"start_s": m.start_s, "end_s": m.end_s, "score": m.score} for m in result.moments],
-                **facts,
-            }
-        )
-    else:
-        _print_moments(result)
-    return OK
+        grounder = _without_a_run(model, device, sources, forced)
+    code = OK
+    for file in files:
+        encoded = _encoded(file, grounder, features, index, alone=len(files) == 1)
+        if encoded is None:
+            code = SOME_FAILED
+            continue
+        _answer(encoded, questions, grounder, top_k, printer, html, alone=len(files) * len(questions) == 1)
+    return code
 
 
-def _without_a_run(model: str, device: str, sources: Any, forced: bool) -> tuple[ZeroShot, dict[str, Any]]:
-    """Build the grounder that needs no run, say so, and return what the JSON says of it."""
+def _files(places: Sequence[Path]) -> list[Path]:
+    """Return the videos of files and folders, each once."""
+    from mesm.pipeline.index.planning import list_files
+
+    if not places:
+        raise PipelineError("no video: give video files or folders, then the query")
+    files = [
+        file for place in places for file in ([one.path for one in list_files(place)] if place.is_dir() else [place])
+    ]
+    if not files:
+        raise PipelineError(f"{', '.join(map(str, places))}: no video in there")
+    return list(dict.fromkeys(files))
+
+
+def _encoded(
+    file: Path, grounder: Grounder, features: Path | None, index: Path | None, alone: bool
+) -> EncodedVideo | None:
+    """Return the rows of a video, from the index when it has them; None, and a line, when it cannot be read.
+
+    A video that is asked about alone raises its VideoError.
+    """
+    from mesm.extractors.errors import VideoError
+    from mesm.pipeline.ground.zero_shot import ZeroShot
+    from mesm.pipeline.index.video_index import VideoIndex
+
+    if index is not None:
+        if not isinstance(grounder, ZeroShot):
+            raise PipelineError("--index holds vectors for answers without a run; add --zero-shot")
+        opened = VideoIndex.open(index)
+        opened.refuse_other_model(grounder.model, grounder.text.spec)
+        kept = opened.encoded(file)
+        opened.close()
+        if kept is not None:
+            return kept
+    try:
+        return grounder.encode_video(file, cache=features)
+    except VideoError as error:
+        if alone:
+            raise
+        say(f"failed: {file}: {error}")
+        return None
+
+
+def _answer(
+    encoded: EncodedVideo,
+    questions: Sequence[Question],
+    grounder: Grounder,
+    top_k: int,
+    printer: AnswerPrinter,
+    html: Path | None,
+    alone: bool,
+) -> None:
+    from mesm.pipeline.ground.grounder import found_moments
+
+    cut = 0
+    for result in _results(encoded, questions, grounder, top_k):
+        cut += result.words_cut
+        if html is not None:
+            from mesm.pipeline.ground.page import write_grounding_page
+
+            say(f"page: {write_grounding_page(html, encoded, result)}")
+        if printer.as_text:
+            if not alone:
+                print(f"{encoded.path}: {result.query}")
+            _print_moments(result)
+        printer.print(found_moments(grounder, encoded, result))
+    if cut:
+        which = "the query" if len(questions) == 1 else f"{cut} queries"
+        say(f"note: {grounder.model} reads {grounder.max_words} words; the rest of {which} was left out")
+
+
+def _results(
+    encoded: EncodedVideo, questions: Sequence[Question], grounder: Grounder, top_k: int
+) -> Iterator[GroundingResult]:
+    if all(question.plain for question in questions):
+        yield from grounder.ground_many(encoded, [question.text for question in questions], top_k)
+        return
+    from mesm.pipeline.ground.zero_shot import ZeroShot
+
+    assert isinstance(grounder, ZeroShot)
+    for question in questions:
+        yield grounder.ground(encoded, question, top_k)
+
+
+def _without_a_run(model: str, device: str, sources: Any, forced: bool) -> Grounder:
+    """Build the grounder that needs no run, and say so."""
     from mesm.pipeline.ground.zero_shot import DEFAULT_MODEL, ZeroShot
 
     name = model or DEFAULT_MODEL
@@ -93,11 +182,9 @@ def _without_a_run(model: str, device: str, sources: Any, forced: bool) -> tuple
         "it is no probability"
     )
     grounder = ZeroShot.from_model(name, find_device(device), sources)
-    facts: dict[str, Any] = {"method": "zero-shot", "model": name, "untrained": grounder.untrained}
     if grounder.untrained:
-        facts["warning"] = "meaningless: the weights are random"
         say(f"warning: the weights of {name} are random: this answer is meaningless")
-    return grounder, facts
+    return grounder
 
 
 def _print_moments(result: GroundingResult) -> None:

@@ -54,6 +54,10 @@ class EncodedVideo:
         return self.duration_s / self.rows
 
 
+UNTRAINED = "untrained: meaningless"
+"""Note of answers by random weights."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What an answer rests on."""
@@ -82,4 +86,4 @@ class FoundMoment:
     """The run or model that answered."""
     evidence: tuple[Evidence, ...] = ()
     notes: tuple[str, ...] = ()
-    """What is to be known of the answer: `untrained`, `missing`, `changed`, `query cut`."""
+    """What is to be known of the answer: `UNTRAINED`, `query cut`; of an index: `missing`, `changed`."""

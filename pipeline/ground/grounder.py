@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from mesm.pipeline.ground.answers import EncodedVideo, FoundMoment, GroundingResult
+from mesm.pipeline.ground.answers import UNTRAINED, EncodedVideo, FoundMoment, GroundingResult
 
 
 class Grounder(Protocol):
@@ -40,7 +40,7 @@ class Grounder(Protocol):
 
 def found_moments(grounder: Grounder, video: EncodedVideo, result: GroundingResult) -> list[FoundMoment]:
     """Return the answers to one question as they are printed and stored."""
-    notes = [*(["untrained"] if grounder.untrained else []), *(["query cut"] if result.words_cut else [])]
+    notes = [*([UNTRAINED] if grounder.untrained else []), *(["query cut"] if result.words_cut else [])]
     return [
         FoundMoment(
             video.path,

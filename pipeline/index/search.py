@@ -12,7 +12,7 @@ import numpy as np
 
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.data.prompts import GENERIC
-from mesm.pipeline.ground.answers import Evidence, FoundMoment
+from mesm.pipeline.ground.answers import UNTRAINED, Evidence, FoundMoment
 from mesm.pipeline.ground.questions import Question
 from mesm.pipeline.ground.zero_shot import ZeroShot
 from mesm.pipeline.index.catalogue import Film, IndexedFile
@@ -181,7 +181,7 @@ def _found(
 ) -> FoundMoment:
     states = [(file, _state(file)) for file in files[hit.film]]
     file, state = min(states, key=lambda pair: ("", "changed", "missing").index(pair[1]))
-    notes = [note for note in (state, "untrained" if grounder.untrained else "", "query cut" if cut else "") if note]
+    notes = [note for note in (state, UNTRAINED if grounder.untrained else "", "query cut" if cut else "") if note]
     return FoundMoment(
         file.path,
         hit.start_s,

@@ -8,6 +8,7 @@ INDEX/catalogue.sqlite      files, films, thumbnails, what is spoken; can be mad
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from mesm.datasets.shards.folder import FeatureFolder
 from mesm.extractors.contracts import VideoEncoder
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.extract.encoders import feature_folder
+from mesm.pipeline.ground.answers import EncodedVideo
 from mesm.pipeline.index.catalogue import CATALOGUE_FILE, Catalogue
 from mesm.pipeline.index.matrix import RowMatrix
 from mesm.pipeline.run.text_files import publish_text
@@ -95,6 +97,20 @@ class VideoIndex:
             stored = {film: norms for film, norms in self.catalogue.norms().items() if film in self.folder}
             self._matrix, self._seen = RowMatrix(self.folder, stored), state
         return self._matrix
+
+    def encoded(self, path: Path) -> EncodedVideo | None:
+        """Return the vectors of a file that is as it was indexed; None when it is not here, or changed."""
+        file = self.catalogue.files().get(Path(os.path.abspath(path)))
+        if file is None or file.film_id not in self.folder:
+            return None
+        try:
+            status = os.stat(path)
+        except OSError:
+            return None
+        if (status.st_size, status.st_mtime_ns) != (file.size, file.modified_ns):
+            return None
+        film = self.catalogue.films()[file.film_id]
+        return EncodedVideo(path, film.duration_s, (self.folder.read(file.film_id)["features"],))
 
     def refuse_other_model(self, model: str, spec: Mapping[str, Any]) -> None:
         """Raise PipelineError when a model's sentence vectors do not belong to the vectors of this index."""

@@ -89,8 +89,9 @@ def test_names_are_shown_without_control_characters(films: Path, capsys: pytest.
     ("words", "said"),
     [
         (["search", "x", "--index", "nowhere"], "is no index; make one by: mesm-pipeline index"),
-        (["search", "  ", "--index", "ix"], "give a query"),
-        (["search", "x", "--image", "y.png", "--index", "ix"], "give a query"),
+        (["search", "  ", "--index", "ix"], "query is empty"),
+        (["search", "--image", "y.png", "--index", "ix"], "y.png: expected a picture"),
+        (["search", "x", "--without", " ", "--index", "ix"], "--without is empty"),
         (["search", "x", "--json", "--csv", "--index", "ix"], "two formats"),
         (["search", "x", "--since", "yesterday", "--index", "ix"], "--since yesterday: expected a date"),
         (["search", "x", "--longer", "long", "--index", "ix"], "--longer long: expected seconds"),
