@@ -32,6 +32,7 @@ def ground(
     checkpoint: Annotated[Path | None, typer.Option(help="Run directory; default: the only one here.")] = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Answer without any run.")] = False,
     model: Annotated[str, typer.Option(help="Model without a run: NAME/TAG of open_clip, or of transformers.")] = "",
+    decoder: Annotated[str, typer.Option(help="Without a run: procedure that reads spans; default: overlap.")] = "",
     top_k: Annotated[int, typer.Option(min=1, help="Number of answers.")] = 5,
     features: Annotated[Path | None, typer.Option(help="Look for, and keep, features here.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a page with the video's frames.")] = None,
@@ -46,9 +47,11 @@ def ground(
     """
     if not query.strip():
         raise PipelineError("the query is empty; describe the moment in a sentence")
-    forced = zero_shot or bool(model)
+    forced = zero_shot or bool(model) or bool(decoder)
     if forced and checkpoint is not None:
-        raise PipelineError("--checkpoint answers with a run, --zero-shot and --model with none; give one of them")
+        raise PipelineError(
+            "--checkpoint answers with a run, --zero-shot, --model and --decoder with none; give one of them"
+        )
     from mesm.pipeline.ground.retriever import MomentRetriever, find_checkpoint
 
     place = None if forced else find_checkpoint(checkpoint)
@@ -58,11 +61,19 @@ def ground(
     if place is not None:
         grounder = MomentRetriever.from_checkpoint(place, find_device(device), sources, features)
     else:
-        grounder, facts = _without_a_run(model, device, sources, forced)
+        grounder, facts = _without_a_run(model, decoder, device, sources, forced)
     encoded = grounder.encode_video(video, cache=features)
     result = grounder.ground(encoded, query, top_k)
     if result.words_cut:
         say(f"note: the network reads {grounder.max_words} words; the rest of the query was left out")
+    if result.match is not None:
+        facts["match"] = {
+            "confident": result.match.confident,
+            "contrast": result.match.contrast,
+            "chance": result.match.chance,
+        }
+        if not result.match.confident:
+            say("note: no confident match: the query stands out in this video no more than any sentence does")
     if html is not None:
         from mesm.pipeline.ground.page import write_grounding_page
 
@@ -82,9 +93,13 @@ def ground(
     return OK
 
 
-def _without_a_run(model: str, device: str, sources: Any, forced: bool) -> tuple[ZeroShot, dict[str, Any]]:
+def _without_a_run(
+    model: str, decoder: str, device: str, sources: Any, forced: bool
+) -> tuple[ZeroShot, dict[str, Any]]:
     """Build the grounder that needs no run, say so, and return what the JSON says of it."""
-    from mesm.pipeline.ground.zero_shot import DEFAULT_MODEL, ZeroShot
+    from mesm.pipeline.ground.zero_shot import DEFAULT_MODEL, ZeroShot, reading_by
+
+    reading = reading_by(decoder)
 
     name = model or DEFAULT_MODEL
     why = "" if forced else "no --checkpoint was given and no run is here; "
@@ -92,8 +107,15 @@ def _without_a_run(model: str, device: str, sources: Any, forced: bool) -> tuple
         f"note: {why}{name} answers without training on moments; a score ranks the moments of this video, "
         "it is no probability"
     )
-    grounder = ZeroShot.from_model(name, find_device(device), sources)
-    facts: dict[str, Any] = {"method": "zero-shot", "model": name, "untrained": grounder.untrained}
+    grounder = ZeroShot.from_model(name, find_device(device), sources, reading)
+    facts: dict[str, Any] = {
+        "method": "zero-shot",
+        "model": name,
+        "untrained": grounder.untrained,
+        "fingerprint": grounder.fingerprint,
+        "decoder": grounder.spec["decoder"],
+        "constants": grounder.spec["constants"],
+    }
     if grounder.untrained:
         facts["warning"] = "meaningless: the weights are random"
         say(f"warning: the weights of {name} are random: this answer is meaningless")

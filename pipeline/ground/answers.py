@@ -20,6 +20,22 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class Match:
+    """Whether an answer is better than chance in its video."""
+
+    contrast: float
+    """By how much the best rows exceed the others, as many as the best answer has, in units of the sentence's length
+    beyond what fits any picture."""
+    chance: float
+    """What sentences that fit any picture reach in the same video with as many rows: the 95th percentile."""
+
+    @property
+    def confident(self) -> bool:
+        """Whether the query stands out more than they do."""
+        return self.contrast > self.chance
+
+
+@dataclass(frozen=True)
 class GroundingResult:
     """Everything that the network says about one query and one video."""
 
@@ -32,6 +48,8 @@ class GroundingResult:
     """Seconds of a row."""
     words_cut: bool
     """The query was longer than the network reads, and its end was left out."""
+    match: Match | None = None
+    """Whether anything was found, where that can be said: of answers without a checkpoint."""
 
 
 @dataclass(frozen=True)

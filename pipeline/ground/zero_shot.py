@@ -13,23 +13,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from mesm.datasets.shards.fingerprints import fingerprint
 from mesm.extractors.contracts import SentenceEncoder, TextEncoder, VideoEncoder
 from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
 from mesm.extractors.weights.sources import UNTRAINED_PREFIX, WeightSources
-from mesm.model.curves.video import Reading, default_reading, find_spans, in_seconds, similarity
+from mesm.model.curves.decoders import DEFAULT, make_decoder, name_of
+from mesm.model.curves.video import (
+    Reading,
+    default_reading,
+    find_spans,
+    in_seconds,
+    similarities,
+    similarity,
+    stands_out,
+)
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import ExtractConfig
 from mesm.pipeline.data.prompts import GENERIC, TEMPLATES, mean_direction, unit_vectors
-from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Moment
+from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Match, Moment
 from mesm.pipeline.ground.encoding import encode_video
 
 DEFAULT_MODEL = "ViT-B-32/openai"
 ROW_S = 1.0
 """Seconds of a row: the frame at their centre."""
+CHANCE_PERCENTILE = 95.0
+"""Of what sentences that fit any picture reach in a video: an answer has to stand out more."""
 OPENAI_NAMES = {DEFAULT_MODEL, "ViT-B-32-quickgelu/openai"}
 """Names of the model whose weights the table has."""
 
@@ -55,10 +68,15 @@ class ZeroShot:
             )
         self.encoder, self.text, self.device = video, text, torch.device(device)
         self.reading, self.model = reading or default_reading(), model or video.name
+        self._asked: tuple[EncodedVideo, np.ndarray] | None = None
 
     @classmethod
     def from_model(
-        cls, model: str = DEFAULT_MODEL, device: str | torch.device = "cpu", sources: WeightSources | None = None
+        cls,
+        model: str = DEFAULT_MODEL,
+        device: str | torch.device = "cpu",
+        sources: WeightSources | None = None,
+        reading: Reading | None = None,
     ) -> ZeroShot:
         """Build the encoders of a model: NAME/TAG of open_clip, or a folder or hub id of transformers.
 
@@ -73,6 +91,7 @@ class ZeroShot:
             ),
             create_text_encoder(text, weights=weights, device=device, options=options, sources=sources),
             device,
+            reading,
             model=model,
         )
 
@@ -104,9 +123,11 @@ class ZeroShot:
         sentence, cut = self.sentence(query)
         rows = video.streams[0]
         curve = similarity(rows, sentence, self.generic)
-        spans = in_seconds(find_spans(curve, video.row_s, self.reading, rows), video.row_s, video.duration_s)
+        spans = find_spans(curve, video.row_s, self.reading, rows)
+        match = self._match(video, sentence, curve, int(spans[0, 1] - spans[0, 0]))
+        spans = in_seconds(spans, video.row_s, video.duration_s)
         moments = [Moment(*(round(float(x), 4) for x in span)) for span in spans[:top_k]]
-        return GroundingResult(query, moments, curve.astype(np.float32), video.row_s, cut)
+        return GroundingResult(query, moments, curve.astype(np.float32), video.row_s, cut, match)
 
     def sentence(self, query: str) -> tuple[np.ndarray, bool]:
         """Return the normalised vector (D,) float64 of a query, and whether the query was cut to what the model reads.
@@ -122,13 +143,56 @@ class ZeroShot:
     @cached_property
     def generic(self) -> np.ndarray:
         """(D,) float64: the mean of the normalised vectors of sentences that fit any picture."""
-        return self._sentences(GENERIC)[0].mean(0)
+        mean: np.ndarray = self._prompts.mean(0)
+        return mean
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that changes an answer, as JSON types: both encoders, sentences, procedure and constants."""
+        return {
+            "encoder": dict(self.encoder.spec),
+            "text": dict(self.text.spec),
+            "templates": list(TEMPLATES),
+            "generic": list(GENERIC),
+            "decoder": name_of(self.reading.decoder),
+            "constants": self.reading.record(),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """What the answers' making is known by: 64 hex digits of `spec`."""
+        return fingerprint(self.spec)
+
+    def _match(self, video: EncodedVideo, sentence: np.ndarray, curve: np.ndarray, rows: int) -> Match:
+        """Compare the curve's best rows with the best as many of each sentence that fits any picture."""
+        if self._asked is None or self._asked[0] is not video:
+            curves = similarities(video.streams[0], self._prompts, self.generic)
+            self._asked = video, curves / self._beyond_generic(self._prompts)[:, None]
+        chance = np.percentile(stands_out(self._asked[1], rows), CHANCE_PERCENTILE)
+        own = stands_out(curve[None] / self._beyond_generic(sentence[None]), rows)[0]
+        return Match(round(float(own), 6), round(float(chance), 6))
+
+    def _beyond_generic(self, sentences: np.ndarray) -> np.ndarray:
+        return np.maximum(np.linalg.norm(sentences - self.generic, axis=1), 1e-12)
+
+    @cached_property
+    def _prompts(self) -> np.ndarray:
+        """(40, D) float64, the normalised vectors of sentences that fit any picture."""
+        return self._sentences(GENERIC)[0]
 
     def _sentences(self, texts: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
         """Return normalised vectors (n, D) of sentences, and whether each was cut."""
         features = self.text.encode(texts)
         vectors = unit_vectors([np.asarray(sentence.pooled) for sentence in features])
         return vectors, [len(f.tokens) >= self.text.max_tokens for f in features]
+
+
+def reading_by(decoder: str) -> Reading:
+    """Return the reading of curves by a procedure of this name, empty: the default; PipelineError for unknown names."""
+    try:
+        return Reading(make_decoder(decoder or DEFAULT))
+    except ValueError as error:
+        raise PipelineError(f"--decoder: {error}") from error
 
 
 def find_model(model: str) -> tuple[str, str, str, dict[str, str]]:
