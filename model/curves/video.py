@@ -107,7 +107,7 @@ def share_among_alike(curve: np.ndarray, vectors: np.ndarray, reach: int, alike:
         rows = normalised(rows - mean.astype(np.float32), 1e-6)
         size = part.stop - part.start
         for step in range(reach + 1):
-            pairs = min(size, len(rows) - step)
+            pairs = max(0, min(size, len(rows) - step))
             here = slice(part.start, part.start + pairs)
             there = slice(here.start + step, here.stop + step)
             weight = np.exp((rows[:pairs] * rows[step : step + pairs]).sum(1, dtype=np.float64) / alike)
