@@ -52,6 +52,11 @@ def make_decoder(name: str, constants: Mapping[str, float] | None = None) -> Dec
     return decoder
 
 
+def name_of(decoder: Decoder) -> str:
+    """Return the name of a procedure in the table."""
+    return next(name for name, kind in DECODERS.items() if isinstance(decoder, kind))
+
+
 def _nearest(name: str, names: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""

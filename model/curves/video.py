@@ -7,6 +7,7 @@ with the rows times the rows of a window.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,12 @@ class Reading:
     whole_s: float = WHOLE_S
     window_s: float = WINDOW_S
 
+    def record(self) -> dict[str, float]:
+        """Return every constant by its name, those of the procedure first."""
+        own: dict[str, float] = dataclasses.asdict(self.decoder)  # type: ignore[call-overload]
+        common = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "decoder"}
+        return {**own, **common}
+
 
 def default_reading() -> Reading:
     """Return the procedure that answers without a checkpoint."""
@@ -55,13 +62,32 @@ def similarity(vectors: np.ndarray, sentence: np.ndarray, generic: np.ndarray) -
     any picture. The dot product of the normalised row, less the mean of all rows, and the normalised sentence less
     `generic`: what is in every picture, or said of any, cannot win.
     """
-    wanted = sentence / max(float(np.linalg.norm(sentence)), 1e-12) - generic
-    curve, total = np.empty(len(vectors)), np.zeros(vectors.shape[1])
+    return similarities(vectors, sentence[None], generic)[0]
+
+
+def similarities(vectors: np.ndarray, sentences: np.ndarray, generic: np.ndarray) -> np.ndarray:
+    """Return the curves of several sentences (m, D), see `similarity`: (m, n)."""
+    wanted = normalised(np.asarray(sentences, np.float64), 1e-12) - generic
+    curves, total = np.empty((len(wanted), len(vectors))), np.zeros(vectors.shape[1])
     for part in blocks(len(vectors)):
         rows = normalised(np.asarray(vectors[part], np.float64), 1e-12)
-        curve[part] = rows @ wanted
+        curves[:, part] = wanted @ rows.T
         total += rows.sum(0)
-    return curve - total / len(vectors) @ wanted
+    return curves - (wanted @ total / len(vectors))[:, None]
+
+
+def stands_out(curves: np.ndarray, rows: int) -> np.ndarray:
+    """Return of each curve (m, n) by how much the best of all spans of so many rows exceeds what is left of it, (m,).
+
+    0 where the span is the whole curve: nothing is left then.
+    """
+    count = curves.shape[1]
+    if rows >= count:
+        return np.zeros(len(curves))
+    sums = np.pad(np.cumsum(curves, axis=1), ((0, 0), (1, 0)))
+    inside = (sums[:, rows:] - sums[:, :-rows]).max(1)
+    best: np.ndarray = inside / rows - (sums[:, -1] - inside) / (count - rows)
+    return best
 
 
 def mean_row(vectors: np.ndarray) -> np.ndarray:
@@ -89,7 +115,7 @@ def share_among_alike(curve: np.ndarray, vectors: np.ndarray, reach: int, alike:
         rows = normalised(rows - mean.astype(np.float32), 1e-6)
         size = part.stop - part.start
         for step in range(reach + 1):
-            pairs = min(size, len(rows) - step)
+            pairs = max(0, min(size, len(rows) - step))
             here = slice(part.start, part.start + pairs)
             there = slice(here.start + step, here.stop + step)
             weight = np.exp((rows[:pairs] * rows[step : step + pairs]).sum(1, dtype=np.float64) / alike)

@@ -40,6 +40,7 @@ def ground(
     checkpoint: Annotated[Path | None, typer.Option(help="Run directory; default: the only one here.")] = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Answer without any run.")] = False,
     model: Annotated[str, typer.Option(help="Model without a run: NAME/TAG of open_clip, or of transformers.")] = "",
+    decoder: Annotated[str, typer.Option(help="Without a run: procedure that reads spans; default: overlap.")] = "",
     top_k: Annotated[int, typer.Option(min=1, help="Number of answers.")] = 5,
     features: Annotated[Path | None, typer.Option(help="Look for, and keep, features here.")] = None,
     index: Annotated[Path | None, typer.Option(help="Take the vectors of films that this index has.")] = None,
@@ -61,9 +62,11 @@ def ground(
     printer = AnswerPrinter(as_json, as_csv)
     questions = asked(query, more, queries, image, without)
     files = _files(places)
-    forced = zero_shot or bool(model)
+    forced = zero_shot or bool(model) or bool(decoder)
     if forced and checkpoint is not None:
-        raise PipelineError("--checkpoint answers with a run, --zero-shot and --model with none; give one of them")
+        raise PipelineError(
+            "--checkpoint answers with a run, --zero-shot, --model and --decoder with none; give one of them"
+        )
     if html is not None and (len(files), len(questions)) != (1, 1):
         raise PipelineError("--html shows one question about one video; ask for them one at a time")
     from mesm.pipeline.ground.retriever import MomentRetriever, find_checkpoint
@@ -76,7 +79,7 @@ def ground(
             raise PipelineError("--image and --without ask without a run; add --zero-shot")
         grounder = MomentRetriever.from_checkpoint(place, find_device(device), sources, features)
     else:
-        grounder = _without_a_run(model, device, sources, forced)
+        grounder = _without_a_run(model, decoder, device, sources, forced)
     code = OK
     for file in files:
         encoded = _encoded(file, grounder, features, index, alone=len(files) == 1)
@@ -141,9 +144,10 @@ def _answer(
 ) -> None:
     from mesm.pipeline.ground.grounder import found_moments
 
-    cut = 0
+    cut, unsure = 0, 0
     for result in _results(encoded, questions, grounder, top_k):
         cut += result.words_cut
+        unsure += result.match is not None and not result.match.confident
         if html is not None:
             from mesm.pipeline.ground.page import write_grounding_page
 
@@ -156,6 +160,9 @@ def _answer(
     if cut:
         which = "the query" if len(questions) == 1 else f"{cut} queries"
         say(f"note: {grounder.model} reads {grounder.max_words} words; the rest of {which} was left out")
+    if unsure:
+        which = "the query stands" if len(questions) == 1 else f"{unsure} queries stand"
+        say(f"note: no confident match: {which} out in this video no more than any sentence does")
 
 
 def _results(
@@ -171,9 +178,11 @@ def _results(
         yield grounder.ground(encoded, question, top_k)
 
 
-def _without_a_run(model: str, device: str, sources: Any, forced: bool) -> Grounder:
+def _without_a_run(model: str, decoder: str, device: str, sources: Any, forced: bool) -> Grounder:
     """Build the grounder that needs no run, and say so."""
-    from mesm.pipeline.ground.zero_shot import DEFAULT_MODEL, ZeroShot
+    from mesm.pipeline.ground.zero_shot import DEFAULT_MODEL, ZeroShot, reading_by
+
+    reading = reading_by(decoder)
 
     name = model or DEFAULT_MODEL
     why = "" if forced else "no --checkpoint was given and no run is here; "
@@ -181,7 +190,7 @@ def _without_a_run(model: str, device: str, sources: Any, forced: bool) -> Groun
         f"note: {why}{name} answers without training on moments; a score ranks the moments of this video, "
         "it is no probability"
     )
-    grounder = ZeroShot.from_model(name, find_device(device), sources)
+    grounder = ZeroShot.from_model(name, find_device(device), sources, reading)
     if grounder.untrained:
         say(f"warning: the weights of {name} are random: this answer is meaningless")
     return grounder

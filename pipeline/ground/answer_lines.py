@@ -1,8 +1,8 @@
 """Moments as lines of JSON and as CSV: what `ground` and `search` print, and what cutting and showing read.
 
 A line is one moment: `file`, `start_s` and `end_s` (seconds), `start` and `end` (hh:mm:ss.mmm), `score`, `score_kind`,
-`query`, `model`, `evidence` (a list of kind, score and text) and `notes`. Text is ASCII with escapes, so that a file
-name that is no valid Unicode comes back as it was.
+`query`, `model`, `evidence` (a list of kind, score and text), `notes` and, in JSON, `method`. Text is ASCII with
+escapes, so that a file name that is no valid Unicode comes back as it was.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def answer_record(moment: FoundMoment) -> dict[str, Any]:
             for one in moment.evidence
         ],
         "notes": list(moment.notes),
+        "method": dict(moment.method),
     }
 
 
@@ -62,6 +63,7 @@ def answers_csv(moments: Iterable[FoundMoment], header: bool = True) -> str:
         writer.writeheader()
     for moment in moments:
         record = answer_record(moment)
+        del record["method"]
         record["evidence"] = ";".join(f"{one.kind}:{one.score:.4f}" for one in moment.evidence)
         writer.writerow({**record, "notes": ";".join(moment.notes)})
     return text.getvalue()
@@ -92,6 +94,7 @@ def _read_line(line: str, place: str) -> FoundMoment:
                 for one in record.get("evidence", [])
             ),
             tuple(map(str, record.get("notes", []))),
+            dict(record.get("method", {})),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PipelineError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,22 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class Match:
+    """Whether an answer is better than chance in its video."""
+
+    contrast: float
+    """By how much the best rows exceed the others, as many as the best answer has, in units of the sentence's length
+    beyond what fits any picture."""
+    chance: float
+    """What sentences that fit any picture reach in the same video with as many rows: the 95th percentile."""
+
+    @property
+    def confident(self) -> bool:
+        """Whether the query stands out more than they do."""
+        return self.contrast > self.chance
+
+
+@dataclass(frozen=True)
 class GroundingResult:
     """Everything that the network says about one query and one video."""
 
@@ -32,6 +50,8 @@ class GroundingResult:
     """Seconds of a row."""
     words_cut: bool
     """The query was longer than the network reads, and its end was left out."""
+    match: Match | None = None
+    """Whether anything was found, where that can be said: of answers without a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,8 @@ class EncodedVideo:
 
 UNTRAINED = "untrained: meaningless"
 """Note of answers by random weights."""
+NO_MATCH = "no confident match"
+"""Note of answers that stand out no more than those to sentences that fit any picture."""
 
 
 @dataclass(frozen=True)
@@ -86,4 +108,6 @@ class FoundMoment:
     """The run or model that answered."""
     evidence: tuple[Evidence, ...] = ()
     notes: tuple[str, ...] = ()
-    """What is to be known of the answer: `UNTRAINED`, `query cut`; of an index: `missing`, `changed`."""
+    """What is to be known of the answer: `UNTRAINED`, `NO_MATCH`, `query cut`; of an index: `missing`, `changed`."""
+    method: Mapping[str, Any] = field(default_factory=dict)
+    """How it was made: name and fingerprint, and for answers without a checkpoint the procedure and its constants."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from mesm.pipeline.ground.answers import UNTRAINED, EncodedVideo, FoundMoment, GroundingResult
+from mesm.pipeline.ground.answers import NO_MATCH, UNTRAINED, EncodedVideo, FoundMoment, GroundingResult
 
 
 class Grounder(Protocol):
@@ -28,6 +28,10 @@ class Grounder(Protocol):
     def untrained(self) -> bool:
         """Whether its weights are random, so that the answers mean nothing."""
 
+    @property
+    def method(self) -> Mapping[str, Any]:
+        """What answers say of how they were made, as JSON types."""
+
     def encode_video(self, path: str | Path, cache: Path | None = None) -> EncodedVideo:
         """Decode a video once and encode it; `cache`: a folder of features to look in, and to keep the result in."""
 
@@ -40,7 +44,10 @@ class Grounder(Protocol):
 
 def found_moments(grounder: Grounder, video: EncodedVideo, result: GroundingResult) -> list[FoundMoment]:
     """Return the answers to one question as they are printed and stored."""
-    notes = [*([UNTRAINED] if grounder.untrained else []), *(["query cut"] if result.words_cut else [])]
+    unsure = result.match is not None and not result.match.confident
+    said = ((UNTRAINED, grounder.untrained), (NO_MATCH, unsure), ("query cut", result.words_cut))
+    notes = [note for note, holds in said if holds]
+    method = grounder.method
     return [
         FoundMoment(
             video.path,
@@ -52,6 +59,7 @@ def found_moments(grounder: Grounder, video: EncodedVideo, result: GroundingResu
             grounder.model,
             (),
             tuple(notes),
+            method,
         )
         for moment in result.moments
     ]

@@ -81,6 +81,11 @@ class MomentRetriever:
         return str(self.trained.path)
 
     @property
+    def method(self) -> dict[str, str]:
+        """What answers say of how they were made."""
+        return {"name": self.config.model.name}
+
+    @property
     def max_words(self) -> int:
         """Words of a query that the network reads."""
         return self.config.dataset.max_words

@@ -13,18 +13,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from mesm.datasets.shards.fingerprints import fingerprint
 from mesm.extractors.contracts import SentenceEncoder, TextEncoder, VideoEncoder
 from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
 from mesm.extractors.weights.sources import UNTRAINED_PREFIX, WeightSources
-from mesm.model.curves.video import Reading, default_reading, find_spans, in_seconds, mean_row, similarity
+from mesm.model.curves.decoders import DEFAULT, make_decoder, name_of
+from mesm.model.curves.video import (
+    Reading,
+    default_reading,
+    find_spans,
+    in_seconds,
+    mean_row,
+    similarities,
+    similarity,
+    stands_out,
+)
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import ExtractConfig
 from mesm.pipeline.data.prompts import GENERIC, TEMPLATES, mean_direction, unit_vectors
-from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Moment
+from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Match, Moment
 from mesm.pipeline.ground.encoding import encode_video
 from mesm.pipeline.ground.questions import Question, weighted
 
@@ -34,6 +46,8 @@ ROW_S = 1.0
 QUERIES_PER_BATCH = 64
 SAYS_NOTHING = 1e-5
 """Length of what a question has beyond the generic sentences, up to which it has nothing."""
+CHANCE_PERCENTILE = 95.0
+"""Of what sentences that fit any picture reach in a video: an answer has to stand out more."""
 OPENAI_NAMES = {DEFAULT_MODEL, "ViT-B-32-quickgelu/openai"}
 """Names of the model whose weights the table has."""
 
@@ -59,10 +73,15 @@ class ZeroShot:
             )
         self.encoder, self.text, self.device = video, text, torch.device(device)
         self.reading, self.model = reading or default_reading(), model or video.name
+        self._asked: tuple[EncodedVideo, np.ndarray] | None = None
 
     @classmethod
     def from_model(
-        cls, model: str = DEFAULT_MODEL, device: str | torch.device = "cpu", sources: WeightSources | None = None
+        cls,
+        model: str = DEFAULT_MODEL,
+        device: str | torch.device = "cpu",
+        sources: WeightSources | None = None,
+        reading: Reading | None = None,
     ) -> ZeroShot:
         """Build the encoders of a model: NAME/TAG of open_clip, or a folder or hub id of transformers.
 
@@ -77,6 +96,7 @@ class ZeroShot:
             ),
             create_text_encoder(text, weights=weights, device=device, options=options, sources=sources),
             device,
+            reading,
             model=model,
         )
 
@@ -110,7 +130,7 @@ class ZeroShot:
         if question.plain:
             return self._answer(video, question.name, *self.sentence(question.text), self.generic, top_k)
         direction, cut = self.direction(question, lambda: mean_row(video.streams[0]))
-        return self._answer(video, question.name, direction, cut, np.zeros_like(direction), top_k)
+        return self._answer(video, question.name, direction, cut, None, top_k)
 
     def ground_many(self, video: EncodedVideo, queries: Sequence[str], top_k: int = 5) -> Iterator[GroundingResult]:
         """Answer queries, whose sentences are encoded some at a time."""
@@ -120,13 +140,17 @@ class ZeroShot:
                 yield self._answer(video, query, sentence, cut, self.generic, top_k)
 
     def _answer(
-        self, video: EncodedVideo, name: str, sentence: np.ndarray, cut: bool, generic: np.ndarray, top_k: int
+        self, video: EncodedVideo, name: str, sentence: np.ndarray, cut: bool, generic: np.ndarray | None, top_k: int
     ) -> GroundingResult:
+        """Answer by a sentence and what fits any picture, or, without that, by a direction."""
         rows = video.streams[0]
-        curve = similarity(rows, sentence, generic)
-        spans = in_seconds(find_spans(curve, video.row_s, self.reading, rows), video.row_s, video.duration_s)
+        curve = similarity(rows, sentence, np.zeros_like(sentence) if generic is None else generic)
+        spans = find_spans(curve, video.row_s, self.reading, rows)
+        length = int(spans[0, 1] - spans[0, 0])
+        match = None if generic is None else self._match(video, sentence, curve, length)
+        spans = in_seconds(spans, video.row_s, video.duration_s)
         moments = [Moment(*(round(float(x), 4) for x in span)) for span in spans[:top_k]]
-        return GroundingResult(name, moments, curve.astype(np.float32), video.row_s, cut)
+        return GroundingResult(name, moments, curve.astype(np.float32), video.row_s, cut, match)
 
     def direction(self, question: Question, mean_row: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:
         """Return the direction (D,) that rows should have, of length 1, and whether the question was cut.
@@ -141,9 +165,11 @@ class ZeroShot:
             vector = sentence - self.generic
         for weight, text in map(weighted, question.without):
             vector = vector - weight * (self.sentence(text)[0] - self.generic)
-        length = float(np.linalg.norm(vector))
-        # What is left of a generic sentence is rounding, which must not decide anything.
-        return vector / length if length > SAYS_NOTHING else np.zeros_like(vector), cut
+        return unit_direction(vector), cut
+
+    def generic_directions(self) -> list[np.ndarray]:
+        """Return what each of the generic sentences has beyond all of them, as directions."""
+        return [unit_direction(vector - self.generic) for vector in self.generic_vectors]
 
     def sentence(self, query: str) -> tuple[np.ndarray, bool]:
         """Return the normalised vector (D,) float64 of a query, and whether the query was cut to what the model reads.
@@ -178,11 +204,60 @@ class ZeroShot:
 
         return encode_picture(path, self.encoder)
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that changes an answer, as JSON types: both encoders, sentences, procedure and constants."""
+        return {
+            "encoder": dict(self.encoder.spec),
+            "text": dict(self.text.spec),
+            "templates": list(TEMPLATES),
+            "generic": list(GENERIC),
+            "decoder": name_of(self.reading.decoder),
+            "constants": self.reading.record(),
+        }
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """What answers say of how they were made."""
+        spec = self.spec
+        return {"name": "zero-shot", "fingerprint": self.fingerprint, **{k: spec[k] for k in ("decoder", "constants")}}
+
+    @property
+    def fingerprint(self) -> str:
+        """What the answers' making is known by: 64 hex digits of `spec`."""
+        return fingerprint(self.spec)
+
+    def _match(self, video: EncodedVideo, sentence: np.ndarray, curve: np.ndarray, rows: int) -> Match:
+        """Compare the curve's best rows with the best as many of each sentence that fits any picture."""
+        if self._asked is None or self._asked[0] is not video:
+            curves = similarities(video.streams[0], self.generic_vectors, self.generic)
+            self._asked = video, curves / self._beyond_generic(self.generic_vectors)[:, None]
+        chance = np.percentile(stands_out(self._asked[1], rows), CHANCE_PERCENTILE)
+        own = stands_out(curve[None] / self._beyond_generic(sentence[None]), rows)[0]
+        return Match(round(float(own), 6), round(float(chance), 6))
+
+    def _beyond_generic(self, sentences: np.ndarray) -> np.ndarray:
+        return np.maximum(np.linalg.norm(sentences - self.generic, axis=1), 1e-12)
+
     def _sentences(self, texts: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
         """Return normalised vectors (n, D) of sentences, and whether each was cut."""
         features = self.text.encode(texts)
         vectors = unit_vectors([np.asarray(sentence.pooled) for sentence in features])
         return vectors, [len(f.tokens) >= self.text.max_tokens for f in features]
+
+
+def unit_direction(vector: np.ndarray) -> np.ndarray:
+    """Return a vector (D,) of length 1; 0 where it says nothing, so that rounding decides nothing."""
+    length = float(np.linalg.norm(vector))
+    return vector / length if length > SAYS_NOTHING else np.zeros_like(vector)
+
+
+def reading_by(decoder: str) -> Reading:
+    """Return the reading of curves by a procedure of this name, empty: the default; PipelineError for unknown names."""
+    try:
+        return Reading(make_decoder(decoder or DEFAULT))
+    except ValueError as error:
+        raise PipelineError(f"--decoder: {error}") from error
 
 
 def find_model(model: str) -> tuple[str, str, str, dict[str, str]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.data.prompts import GENERIC
-from mesm.pipeline.ground.answers import UNTRAINED, Evidence, FoundMoment
+from mesm.pipeline.ground.answers import NO_MATCH, UNTRAINED, Evidence, FoundMoment
 from mesm.pipeline.ground.questions import Question
 from mesm.pipeline.ground.zero_shot import ZeroShot
 from mesm.pipeline.index.catalogue import Film, IndexedFile
@@ -83,10 +83,10 @@ def search(
     kept = folded(matrix, spans, count) if dedupe else [(span, 0) for span in spans[:count]]
     spoken = [] if question.picture else find_spoken(index.catalogue, question.text, 4 * count)
     hits = _merge(index, matrix, kept, [one for one in spoken if one.film in files])[:count]
-    moments = [_found(index, grounder, question, hit, files, cut) for hit in hits]
-    alike = {place: hit.alike for place, hit in enumerate(hits) if hit.alike}
     peak = _peak(matrix, scores, searched, index.facts.row_s) if searched.any() else -np.inf
     confident = peak > generic_peak(index, grounder)
+    moments = [_found(index, grounder, question, hit, files, cut, confident) for hit in hits]
+    alike = {place: hit.alike for place, hit in enumerate(hits) if hit.alike}
     return SearchResult(question.name, moments, confident, cut, int(searched.sum()), alike)
 
 
@@ -101,8 +101,8 @@ def generic_peak(index: VideoIndex, grounder: ZeroShot) -> float:
         return float(noted["peak"])
     everything = np.ones(len(matrix.films), bool)
     peaks = [
-        _peak(matrix, matrix.scores(vector - grounder.generic), everything, index.facts.row_s)
-        for vector in grounder.generic_vectors
+        _peak(matrix, matrix.scores(direction), everything, index.facts.row_s)
+        for direction in grounder.generic_directions()
     ]
     return float(np.percentile(peaks, CONFIDENT))
 
@@ -178,10 +178,12 @@ def _found(
     hit: _Hit,
     files: Mapping[str, list[IndexedFile]],
     cut: bool,
+    confident: bool,
 ) -> FoundMoment:
     states = [(file, _state(file)) for file in files[hit.film]]
     file, state = min(states, key=lambda pair: ("", "changed", "missing").index(pair[1]))
-    notes = [note for note in (state, UNTRAINED if grounder.untrained else "", "query cut" if cut else "") if note]
+    said = ((state, True), (UNTRAINED, grounder.untrained), (NO_MATCH, not confident), ("query cut", cut))
+    notes = [note for note, holds in said if note and holds]
     return FoundMoment(
         file.path,
         hit.start_s,
@@ -192,6 +194,7 @@ def _found(
         index.facts.model,
         hit.evidence,
         tuple(notes),
+        grounder.method,
     )
 
 
@@ -205,11 +208,11 @@ def _state(file: IndexedFile) -> str:
 
 
 def _peak(matrix: RowMatrix, scores: np.ndarray, searched: np.ndarray, row_s: float) -> float:
-    """Return the highest smoothed score among films that are searched, in standard deviations above their mean."""
+    """Return by how much the highest smoothed score exceeds the mean, among films that are searched."""
     rows = np.repeat(searched, np.diff(matrix.starts))
     values = scores[rows]
     smoothed = smoothed_in_films(scores, matrix.starts, round(2 / row_s))[rows]
-    return float((smoothed.max() - values.mean()) / max(float(values.std()), 1e-12))
+    return float(smoothed.max() - values.mean(dtype=np.float64))
 
 
 def parse_seconds(text: str, option: str) -> float:

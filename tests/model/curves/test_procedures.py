@@ -17,6 +17,7 @@ from mesm.model.curves.video import (
     read_curve,
     share_among_alike,
     similarity,
+    stands_out,
     window_starts,
 )
 
@@ -153,6 +154,35 @@ def test_what_fits_every_picture_cannot_win() -> None:
     assert similarity(vectors, wanted, 0 * generic).argmax() != 1
     assert abs(curve.sum()) < 1e-12
     assert np.allclose(similarity(5 * vectors, 3 * wanted, generic), curve)
+
+
+def test_a_curve_does_not_depend_on_the_blocks_that_it_is_made_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(5)
+    vectors, sentence, generic = random.standard_normal((50, 8)), random.standard_normal(8), 0.1 * np.ones(8)
+    curve = similarity(vectors, sentence, generic)
+    shared = share_among_alike(curve, vectors, 6, 0.5)
+    for size in (1, 7, 49, 50):
+        monkeypatch.setattr("mesm.model.curves.spans.BLOCK_ROWS", size)
+        assert np.allclose(similarity(vectors, sentence, generic), curve, atol=1e-12)
+        assert np.allclose(share_among_alike(curve, vectors, 6, 0.5), shared, atol=1e-6)
+
+
+def test_how_far_a_curve_stands_out_is_the_best_span_less_what_is_left() -> None:
+    curves = np.stack([box(10, (3, 6)), np.zeros(10), 2 * box(10, (0, 3))])
+    assert np.allclose(stands_out(curves, 3), [1, 0, 2])
+    assert np.allclose(stands_out(curves, 10), 0)
+    random = np.random.default_rng(6).standard_normal((2, 12))
+    expected = [max(c[s : s + 4].mean() - np.delete(c, np.s_[s : s + 4]).mean() for s in range(9)) for c in random]
+    assert np.allclose(stands_out(random, 4), expected)
+
+
+def test_rows_of_other_lengths_are_the_same_rows() -> None:
+    random = np.random.default_rng(7)
+    vectors, curve = random.standard_normal((30, 6)), random.standard_normal(30)
+    longer = vectors * random.uniform(0.5, 3.0, (30, 1))
+    for name in (DEFAULT, "scenes"):
+        ours, others = (find_spans(curve, 1.0, reading(name), rows) for rows in (vectors, longer))
+        assert np.allclose(ours, others, atol=1e-4)
 
 
 def test_a_long_film_is_read_in_windows_that_cover_it() -> None:

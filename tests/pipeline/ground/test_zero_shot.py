@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from mesm.extractors.decoding.sampling import image_rows
 from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
 from mesm.extractors.errors import VideoError, WeightsError
 from mesm.extractors.weights.sources import WeightSources
+from mesm.model.curves.video import default_reading, find_spans, similarity
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.data.prompts import GENERIC, TEMPLATES
 from mesm.pipeline.ground.answers import EncodedVideo
-from mesm.pipeline.ground.zero_shot import ZeroShot, find_model
+from mesm.pipeline.ground.zero_shot import ZeroShot, find_model, reading_by
 
 TINY_CLIP: dict[str, Any] = {
     "architecture": {
@@ -177,6 +179,70 @@ def test_a_model_that_cannot_be_had_says_how_to_get_it(monkeypatch: pytest.Monke
     monkeypatch.setenv("MESM_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match=r"https://.*--weights openai-clip-vit-b-32=PATH"):
         ZeroShot.from_model(sources=WeightSources(download=False))
+
+
+@pytest.mark.parametrize(("query", "confident"), [("it is red", True), ("it is loud", False)])
+def test_an_answer_is_confident_when_it_stands_out_more_than_any_sentence(
+    grounder: ZeroShot, query: str, confident: bool
+) -> None:
+    rows = np.random.default_rng(0).normal(0.5, 0.02, (60, 3)).astype(np.float32)
+    rows[20:32, 0] += 0.3
+    match = grounder.ground(EncodedVideo(Path("a.mp4"), 60.0, (rows,)), query).match
+    assert match is not None
+    assert match.confident == confident
+    assert match == grounder.ground(EncodedVideo(Path("a.mp4"), 60.0, (rows,)), query).match
+
+
+@pytest.mark.parametrize("rows", [1, 2, 30])
+def test_nothing_stands_out_where_all_rows_are_alike(grounder: ZeroShot, rows: int) -> None:
+    video = EncodedVideo(Path("a.mp4"), float(rows), (np.full((rows, 3), 0.4, np.float32),))
+    match = grounder.ground(video, "it is red").match
+    assert match is not None
+    assert not match.confident
+
+
+def test_chance_is_that_of_the_video_that_is_asked(grounder: ZeroShot) -> None:
+    """Videos are asked in turn, and what is kept of one is not taken for another."""
+    random = np.random.default_rng(1)
+    videos = [EncodedVideo(Path("a.mp4"), 40.0, (random.random((40, 3)).astype(np.float32),)) for _ in range(2)]
+    first, second = (grounder.ground(video, "it is red").match for video in videos)
+    assert first != second
+    assert grounder.ground(videos[0], "it is red").match == first
+
+
+def test_the_fingerprint_states_procedure_and_constants() -> None:
+    grounders = [
+        ZeroShot(ColourEncoder(), ColourWords(), reading=reading)
+        for reading in (default_reading(), reading_by("path"), replace(default_reading(), smoothed_s=7.0))
+    ]
+    assert len({grounder.fingerprint for grounder in grounders}) == 3
+    assert grounders[0].fingerprint == ZeroShot(ColourEncoder(), ColourWords()).fingerprint
+    assert grounders[1].spec["decoder"] == "path"
+    assert grounders[1].spec["constants"]["stay"] == 0.99
+    assert grounders[2].spec["constants"]["smoothed_s"] == 7.0
+    with pytest.raises(PipelineError, match=r"--decoder: .*did you mean 'path'"):
+        reading_by("pathh")
+
+
+def test_another_procedure_gives_other_spans(grounder: ZeroShot) -> None:
+    rows = np.random.default_rng(3).random((50, 3)).astype(np.float32)
+    video = EncodedVideo(Path("a.mp4"), 50.0, (rows,))
+    other = ZeroShot(ColourEncoder(), ColourWords(), reading=reading_by("path"))
+    assert grounder.ground(video, "it is red").moments != other.ground(video, "it is red").moments
+
+
+def test_a_search_can_use_the_same_vectors(grounder: ZeroShot) -> None:
+    sentence, cut = grounder.sentence(" it is red ")
+    assert np.linalg.norm(sentence) == pytest.approx(1)
+    assert not cut
+    assert grounder.sentence("red " * 500)[1]
+    assert grounder.generic.shape == sentence.shape
+    rows = np.random.default_rng(3).random((50, 3)).astype(np.float32)
+    curve = similarity(rows, sentence, grounder.generic)
+    result = grounder.ground(EncodedVideo(Path("a.mp4"), 50.0, (rows,)), "it is red")
+    np.testing.assert_allclose(result.saliency, curve, atol=1e-6)
+    spans = find_spans(curve, 1.0, grounder.reading, rows)
+    assert [(m.start_s, m.end_s) for m in result.moments] == [(s, e) for s, e, _ in spans[:5].tolist()]
 
 
 def test_generic_sentences_are_forty_different_ones() -> None:
