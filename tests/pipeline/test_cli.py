@@ -13,7 +13,7 @@ import pytest
 
 from mesm.pipeline import cli
 
-SCREEN = 30
+SCREEN = 45
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -61,7 +61,7 @@ def test_version_and_configs(capsys: pytest.CaptureFixture[str]) -> None:
         (["extract", "--videos", ".", "--config", "demo", "--weights", "x=y"], "expected NAME=PATH"),
         (["train", "--out", "runs/a", "--config", "demo"], "--annotations"),
         (["train", "--out", "runs/a", "--config", "demo", "--annotations", "nowhere"], "there is no nowhere"),
-        (["evaluate"], "run directory or --predictions"),
+        (["evaluate"], "run directory, or --predictions"),
         (["extrac"], "extrac"),
         (["extract", "--bogus"], "--bogus"),
         (["extract", "--config", "demo"], "--videos"),
@@ -174,7 +174,7 @@ def test_ground_without_a_checkpoint_and_with_random_weights(
         assert {(one["file"], one["score_kind"], one["model"]) for one in answers} == {
             ("a.mp4", "contrast", "ViT-B-32/openai")
         }
-        assert all(one["notes"] == ["untrained: meaningless"] for one in answers)
+        assert all("untrained: meaningless" in one["notes"] for one in answers)
     else:
         assert out.split()[:3] == ["start", "end", "score"]
 
