@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mesm.pipeline.index.build import IndexReport
     from mesm.pipeline.index.catalogue import BrokenFile
     from mesm.pipeline.index.search import SearchResult
-    from mesm.pipeline.index.video_index import VideoIndex
+    from mesm.pipeline.index.store import IndexStore
 
 SHOWN = 20
 """Broken files that are named; all of them stand in `index --stats --json`."""
@@ -68,9 +68,9 @@ def index(
     if places:
         code = _add(index, places, model, prune, workers, device, weight_sources(weights, trust_pickle), as_json)
     if remove or list_files or stats:
-        from mesm.pipeline.index.video_index import VideoIndex
+        from mesm.pipeline.index.store import IndexStore
 
-        opened = VideoIndex.open(index)
+        opened = IndexStore.open(index)
         for place in remove or []:
             code = max(code, _remove(opened, place))
         if list_files:
@@ -107,7 +107,7 @@ def search(
     questions = asked(query, more, queries, image, without)
     from mesm.pipeline.index.search import Filter, parse_seconds
     from mesm.pipeline.index.search import search as search_index
-    from mesm.pipeline.index.video_index import VideoIndex
+    from mesm.pipeline.index.store import IndexStore
 
     allowed = Filter(
         path,
@@ -115,7 +115,7 @@ def search(
         parse_seconds(longer, "--longer") if longer else 0.0,
         parse_seconds(shorter, "--shorter") if shorter else float("inf"),
     )
-    opened = VideoIndex.open(index)
+    opened = IndexStore.open(index)
     grounder = _grounder(opened.facts.model, device, weight_sources(weights, trust_pickle))
     if grounder.untrained:
         say(f"warning: the weights of {grounder.model} are random: this answer is meaningless")
@@ -143,17 +143,11 @@ def _add(
     sources: Any,
     as_json: bool,
 ) -> int:
-    from mesm.pipeline.ground.zero_shot import DEFAULT_MODEL
-    from mesm.pipeline.index.build import DecodeSettings, add_files
-    from mesm.pipeline.index.search import note_generic_peak
-    from mesm.pipeline.index.video_index import INDEX_FILE, VideoIndex, read_facts
+    from mesm.pipeline.index.build import DecodeSettings
+    from mesm.pipeline.index.video_index import VideoIndex
 
-    name = model or (read_facts(folder).model if (folder / INDEX_FILE).exists() else DEFAULT_MODEL)
-    grounder = _grounder(name, device, sources)
-    opened = VideoIndex.create_or_open(folder, grounder.model, grounder.encoder)
-    report = add_files(opened, places, grounder.encoder, grounder.device, DecodeSettings(workers), prune)
-    if report.encoded or report.pruned:
-        note_generic_peak(opened, grounder)
+    opened = VideoIndex.open(folder, model, find_device(device), sources)
+    report = opened.add(places, prune, DecodeSettings(workers))
     _say_report(report)
     if as_json:
         print_json(
@@ -188,7 +182,7 @@ def _say_report(report: IndexReport) -> None:
         say(f"failed: {len(report.failed) - SHOWN} more; --stats --json lists them")
 
 
-def _remove(opened: VideoIndex, place: Path) -> int:
+def _remove(opened: IndexStore, place: Path) -> int:
     from mesm.pipeline.index.build import remove
 
     count = remove(opened, place)
@@ -196,7 +190,7 @@ def _remove(opened: VideoIndex, place: Path) -> int:
     return OK if count else SOME_FAILED
 
 
-def _print_files(opened: VideoIndex, as_json: bool) -> None:
+def _print_files(opened: IndexStore, as_json: bool) -> None:
     films = opened.catalogue.films()
     files = [file for file in opened.catalogue.files().values() if file.film_id in films]
     if as_json:
@@ -211,7 +205,7 @@ def _print_files(opened: VideoIndex, as_json: bool) -> None:
         print(f"{films[file.film_id].duration_s:10.1f} s  {_shown(file.path)}")
 
 
-def _print_stats(opened: VideoIndex, as_json: bool) -> None:
+def _print_stats(opened: IndexStore, as_json: bool) -> None:
     counts = opened.catalogue.counts()
     broken = opened.catalogue.failures()
     facts = {"model": opened.facts.model, "weights": opened.facts.weights, "row_s": opened.facts.row_s}

@@ -113,12 +113,12 @@ def _encoded(
     """
     from mesm.extractors.errors import VideoError
     from mesm.pipeline.ground.zero_shot import ZeroShot
-    from mesm.pipeline.index.video_index import VideoIndex
+    from mesm.pipeline.index.store import IndexStore
 
     if index is not None:
         if not isinstance(grounder, ZeroShot):
             raise PipelineError("--index holds vectors for answers without a run; add --zero-shot")
-        opened = VideoIndex.open(index)
+        opened = IndexStore.open(index)
         opened.refuse_other_model(grounder.model, grounder.text.spec)
         kept = opened.encoded(file)
         opened.close()

@@ -53,6 +53,12 @@ class GroundingResult:
     match: Match | None = None
     """Whether anything was found, where that can be said: of answers without a checkpoint."""
 
+    def _repr_html_(self) -> str:
+        """Show the moments as a table, for notebooks."""
+        from mesm.pipeline.report.moments import MomentRow, moments_table
+
+        return moments_table(self.query, [MomentRow(m.start_s, m.end_s, m.score) for m in self.moments])
+
 
 @dataclass(frozen=True)
 class EncodedVideo:

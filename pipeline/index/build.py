@@ -17,8 +17,8 @@ from mesm.pipeline.index.catalogue import BrokenFile, IndexedFile
 from mesm.pipeline.index.matrix import row_norms
 from mesm.pipeline.index.pictures import PictureLane
 from mesm.pipeline.index.planning import ListedFile, Plan, content_hash, make_plan
+from mesm.pipeline.index.store import IndexStore
 from mesm.pipeline.index.subtitles import read_cues, subtitle_state
-from mesm.pipeline.index.video_index import VideoIndex
 from mesm.pipeline.run.console import ProgressBar, say
 
 FILES_PER_ROUND = 256
@@ -52,7 +52,7 @@ class IndexReport:
 
 
 def add_files(
-    index: VideoIndex,
+    index: IndexStore,
     places: Sequence[Path],
     encoder: VideoEncoder,
     device: str | torch.device = "cpu",
@@ -81,7 +81,7 @@ def add_files(
     return report
 
 
-def remove(index: VideoIndex, place: Path) -> int:
+def remove(index: IndexStore, place: Path) -> int:
     """Forget a file, or all files of a folder; returns how many."""
     with _only_writer(index.path):
         path = Path(place).absolute()
@@ -91,7 +91,7 @@ def remove(index: VideoIndex, place: Path) -> int:
     return len(set(paths))
 
 
-def finish_films(index: VideoIndex) -> None:
+def finish_films(index: IndexStore) -> None:
     """Let those films be searched whose vectors are on the disk: new ones, and those of a run that was killed."""
     index.folder.refresh()
     ready = [film for film in index.catalogue.films_without_norms() if film in index.folder]
@@ -103,7 +103,7 @@ class _Round:
     """Some files at a time: hashed, decoded where their content is new, entered."""
 
     def __init__(
-        self, index: VideoIndex, encoder: VideoEncoder, report: IndexReport, bar: ProgressBar, done: int
+        self, index: IndexStore, encoder: VideoEncoder, report: IndexReport, bar: ProgressBar, done: int
     ) -> None:
         self._index, self._encoder, self._report, self._bar, self._done = index, encoder, report, bar, done
         self._waiting: dict[str, list[ListedFile]] = {}
@@ -169,7 +169,7 @@ class _Round:
         self._index.catalogue.add_file(entry, cues)
 
 
-def _renew_subtitles(index: VideoIndex, plan: Plan) -> None:
+def _renew_subtitles(index: IndexStore, plan: Plan) -> None:
     """Read subtitles that appeared or changed beside films that did not."""
     known = index.catalogue.files()
     for file in plan.unchanged:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,12 +15,14 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.data.prompts import GENERIC
 from mesm.pipeline.ground.answers import NO_MATCH, UNTRAINED, Evidence, FoundMoment
 from mesm.pipeline.ground.questions import Question
-from mesm.pipeline.ground.zero_shot import ZeroShot
 from mesm.pipeline.index.catalogue import Film, IndexedFile
 from mesm.pipeline.index.matrix import RowMatrix
 from mesm.pipeline.index.moments import Span, find_moments, folded, smoothed_in_films
 from mesm.pipeline.index.spoken import SpokenSpan, find_spoken
-from mesm.pipeline.index.video_index import VideoIndex
+from mesm.pipeline.index.store import IndexStore
+
+if TYPE_CHECKING:
+    from mesm.pipeline.ground.zero_shot import ZeroShot
 
 RANK_OFFSET = 60
 """Reciprocal rank fusion adds 1 / (60 + rank) of each kind of evidence (Cormack et al. 2009)."""
@@ -63,10 +66,22 @@ class SearchResult:
     """Films that were searched."""
     alike: dict[int, int] = field(default_factory=dict)
     """By place among the moments: how many that show the same were left out."""
+    thumbnails: list[bytes | None] = field(default_factory=list)
+    """A JPEG from each moment's middle, where there is one."""
+
+    def _repr_html_(self) -> str:
+        """Show the moments as a table with pictures, for notebooks."""
+        from mesm.pipeline.report.moments import MomentRow, moments_table
+
+        rows = [
+            MomentRow(m.start_s, m.end_s, m.score, str(m.file), m.notes, picture)
+            for m, picture in zip(self.moments, self.thumbnails, strict=True)
+        ]
+        return moments_table(self.query, rows)
 
 
 def search(
-    index: VideoIndex,
+    index: IndexStore,
     grounder: ZeroShot,
     question: Question,
     count: int = 10,
@@ -87,10 +102,11 @@ def search(
     confident = peak > generic_peak(index, grounder)
     moments = [_found(index, grounder, question, hit, files, cut, confident) for hit in hits]
     alike = {place: hit.alike for place, hit in enumerate(hits) if hit.alike}
-    return SearchResult(question.name, moments, confident, cut, int(searched.sum()), alike)
+    pictures = [index.catalogue.thumbnail(hit.film, (hit.start_s + hit.end_s) / 2) for hit in hits]
+    return SearchResult(question.name, moments, confident, cut, int(searched.sum()), alike, pictures)
 
 
-def generic_peak(index: VideoIndex, grounder: ZeroShot) -> float:
+def generic_peak(index: IndexStore, grounder: ZeroShot) -> float:
     """Return what only 5 of 100 generic sentences' best pictures surpass in this index, kept for the same content."""
     matrix = index.matrix
     if not len(matrix):
@@ -107,7 +123,7 @@ def generic_peak(index: VideoIndex, grounder: ZeroShot) -> float:
     return float(np.percentile(peaks, CONFIDENT))
 
 
-def note_generic_peak(index: VideoIndex, grounder: ZeroShot) -> None:
+def note_generic_peak(index: IndexStore, grounder: ZeroShot) -> None:
     """Keep what generic sentences reach, so that no search has to find it again."""
     matrix, peak = index.matrix, generic_peak(index, grounder)
     content = f"{len(matrix)} rows of {len(matrix.films)} films, {index.folder.fingerprint}"
@@ -126,7 +142,7 @@ class _Hit:
 
 
 def _merge(
-    index: VideoIndex, matrix: RowMatrix, pictures: list[tuple[Span, int]], spoken: Sequence[SpokenSpan]
+    index: IndexStore, matrix: RowMatrix, pictures: list[tuple[Span, int]], spoken: Sequence[SpokenSpan]
 ) -> list[_Hit]:
     """Put what is seen and what is said together: by contrast alone, or by reciprocal ranks where both have answers."""
     durations = {film.film_id: film.duration_s for film in index.catalogue.films().values()}
@@ -161,7 +177,7 @@ def _overlap(hit: _Hit, said: SpokenSpan) -> bool:
     return hit.film == said.film and min(hit.end_s, said.end_s) > max(hit.start_s, said.start_s)
 
 
-def _files_of(index: VideoIndex, allowed: Filter) -> Mapping[str, list[IndexedFile]]:
+def _files_of(index: IndexStore, allowed: Filter) -> Mapping[str, list[IndexedFile]]:
     films = index.catalogue.films()
     found: dict[str, list[IndexedFile]] = {}
     for file in index.catalogue.files().values():
@@ -172,7 +188,7 @@ def _files_of(index: VideoIndex, allowed: Filter) -> Mapping[str, list[IndexedFi
 
 
 def _found(
-    index: VideoIndex,
+    index: IndexStore,
     grounder: ZeroShot,
     question: Question,
     hit: _Hit,

@@ -1,151 +1,90 @@
-"""An index on the disk: vectors in feature shards, everything else in a catalogue.
+"""An archive of films from Python: encoded once, asked as often as one likes.
 
-INDEX/index.json            the model, and which folder holds its vectors
-INDEX/features/<encoder>-<fingerprint>/shard-*.safetensors
-INDEX/catalogue.sqlite      files, films, thumbnails, what is spoken; can be made anew without encoding
+index = VideoIndex.open("mesm-index")
+index.add(["films"])
+for moment in index.search("a person opens the door").moments:
+    print(moment.file, moment.start_s, moment.end_s)
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from mesm.datasets.errors import FeatureError
-from mesm.datasets.shards.fingerprints import NAME_DIGITS, fingerprint
-from mesm.datasets.shards.folder import FeatureFolder
-from mesm.extractors.contracts import VideoEncoder
+import torch
+
+from mesm.extractors.weights.sources import WeightSources
 from mesm.pipeline.config.errors import PipelineError
-from mesm.pipeline.extract.encoders import feature_folder
-from mesm.pipeline.ground.answers import EncodedVideo
-from mesm.pipeline.index.catalogue import CATALOGUE_FILE, Catalogue
-from mesm.pipeline.index.matrix import RowMatrix
-from mesm.pipeline.run.text_files import publish_text
-
-INDEX_FILE = "index.json"
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class IndexFacts:
-    """What holds for a whole index."""
-
-    model: str
-    """As `--model` names it."""
-    folder: str
-    """Name of the folder of its vectors."""
-    row_s: float
-    """Seconds of a row."""
-    weights: str
-    """Which weights made the vectors, as their specification says."""
+from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult
+from mesm.pipeline.ground.questions import Question
+from mesm.pipeline.ground.zero_shot import DEFAULT_MODEL, ZeroShot
+from mesm.pipeline.index.build import DecodeSettings, IndexReport, add_files, remove
+from mesm.pipeline.index.search import Filter, SearchResult, note_generic_peak, search
+from mesm.pipeline.index.store import INDEX_FILE, IndexStore, read_facts
 
 
 class VideoIndex:
-    """Films that were encoded once, to be asked as often as one likes."""
+    """An index with the model that made it."""
 
-    def __init__(self, path: Path, facts: IndexFacts, catalogue: Catalogue, folder: FeatureFolder) -> None:
-        """Stand for an index that is open; use `open` or `create_or_open`."""
-        self.path, self.facts, self.catalogue, self.folder = path, facts, catalogue, folder
-        self._matrix: RowMatrix | None = None
-        self._seen = -1
+    def __init__(self, store: IndexStore, grounder: ZeroShot) -> None:
+        """Put an open index and its model together; PipelineError when they do not belong together."""
+        store.refuse_other_model(grounder.model, grounder.text.spec)
+        self.store, self.grounder = store, grounder
 
     @classmethod
-    def create_or_open(cls, path: Path, model: str, encoder: VideoEncoder) -> VideoIndex:
-        """Open an index for the vectors of an encoder, making it when it is not there.
+    def open(
+        cls,
+        path: str | Path,
+        model: str = "",
+        device: str | torch.device = "cpu",
+        sources: WeightSources | None = None,
+    ) -> VideoIndex:
+        """Open an index, or make an empty one; model: of a new one, as `ZeroShot.from_model` takes it.
 
-        Raises PipelineError when it holds the vectors of another model, is damaged, or of a newer version.
+        Raises PipelineError when it was made by another model, is damaged or newer, and the extractors' WeightsError
+        when the model's weights are not to be had.
         """
-        if not (path / INDEX_FILE).exists():
-            if path.is_file() or (path.is_dir() and any(path.iterdir()) and not _is_begun(path)):
-                raise PipelineError(f"{path} is there already and is no index; give another folder by --index")
-            folder = feature_folder(path / "features", encoder)
-            facts = IndexFacts(model, folder.path.name, encoder.clip_len_s, str(encoder.spec.get("weights", "")))
-            publish_text(path / INDEX_FILE, json.dumps({"format": FORMAT, **vars(facts)}, indent=1) + "\n")
-        facts = read_facts(path)
-        name = f"{encoder.name}-{fingerprint(encoder.spec)[:NAME_DIGITS]}"
-        if facts.folder != name:
-            raise PipelineError(
-                f"{path} was made by {facts.model} ({facts.folder}); {model} makes other vectors ({name}). Ask with "
-                f"--model {facts.model}, or make another index by --index"
-            )
-        catalogue = Catalogue.create_or_open(path / CATALOGUE_FILE)
-        return cls(path, facts, catalogue, feature_folder(path / "features", encoder))
+        place = Path(path)
+        name = model or (read_facts(place).model if (place / INDEX_FILE).exists() else DEFAULT_MODEL)
+        grounder = ZeroShot.from_model(name, device, sources)
+        return cls(IndexStore.create_or_open(place, grounder.model, grounder.encoder), grounder)
 
-    @classmethod
-    def open(cls, path: Path) -> VideoIndex:
-        """Open an index to ask it; PipelineError when there is none, or it cannot be used."""
-        facts = read_facts(path)
-        try:
-            folder = FeatureFolder.open(path / "features" / facts.folder)
-        except FeatureError as error:
-            raise PipelineError(f"{path} is damaged: {error}") from error
-        if not (path / CATALOGUE_FILE).exists():
-            raise PipelineError(
-                f"{path} has no {CATALOGUE_FILE}; run index again with its files, they are not encoded anew"
-            )
-        return cls(path, facts, Catalogue.open(path / CATALOGUE_FILE), folder)
+    def add(
+        self, places: Sequence[str | Path], prune: bool = False, settings: DecodeSettings | None = None
+    ) -> IndexReport:
+        """Add the videos of files and folders that are new or changed; see `add_files`."""
+        paths = [Path(place) for place in places]
+        report = add_files(self.store, paths, self.grounder.encoder, self.grounder.device, settings, prune)
+        if report.encoded or report.pruned:
+            note_generic_peak(self.store, self.grounder)
+        return report
 
-    @property
-    def matrix(self) -> RowMatrix:
-        """The vectors of all films, as they are now."""
-        state = self.catalogue.state()
-        if self._matrix is None or state != self._seen:
-            self.folder.refresh()
-            stored = {film: norms for film, norms in self.catalogue.norms().items() if film in self.folder}
-            self._matrix, self._seen = RowMatrix(self.folder, stored), state
-        return self._matrix
+    def remove(self, place: str | Path) -> int:
+        """Forget a file, or all files of a folder; returns how many."""
+        return remove(self.store, Path(place))
 
-    def encoded(self, path: Path) -> EncodedVideo | None:
-        """Return the vectors of a file that is as it was indexed; None when it is not here, or changed."""
-        file = self.catalogue.files().get(Path(os.path.abspath(path)))
-        if file is None or file.film_id not in self.folder:
-            return None
-        try:
-            status = os.stat(path)
-        except OSError:
-            return None
-        if (status.st_size, status.st_mtime_ns) != (file.size, file.modified_ns):
-            return None
-        film = self.catalogue.films()[file.film_id]
-        return EncodedVideo(path, film.duration_s, (self.folder.read(file.film_id)["features"],))
+    def search(
+        self, query: str | Question, count: int = 10, allowed: Filter | None = None, dedupe: bool = True
+    ) -> SearchResult:
+        """Return the best moments of all films."""
+        question = query if isinstance(query, Question) else Question(query)
+        return search(self.store, self.grounder, question, count, allowed, dedupe)
 
-    def refuse_other_model(self, model: str, spec: Mapping[str, Any]) -> None:
-        """Raise PipelineError when a model's sentence vectors do not belong to the vectors of this index."""
-        weights = str(spec.get("weights", ""))
-        if weights != self.facts.weights:
-            raise PipelineError(
-                f"{self.path} was made by {self.facts.model} with weights {self.facts.weights}; {model} has weights "
-                f"{weights}: their vectors cannot be compared"
-            )
+    def encode_video(self, path: str | Path, cache: Path | None = None) -> EncodedVideo:
+        """Return the rows of a film that the index has; PipelineError when it has it not, or not as it is now."""
+        found = self.store.encoded(Path(path))
+        if found is None:
+            raise PipelineError(f"{path} is not in {self.store.path}, or changed since; add it first")
+        return found
+
+    def ground(self, video: EncodedVideo, query: str | Question, top_k: int = 5) -> GroundingResult:
+        """Answer a question about one film."""
+        return self.grounder.ground(video, query, top_k)
+
+    def ground_many(self, video: EncodedVideo, queries: Sequence[str], top_k: int = 5) -> Iterator[GroundingResult]:
+        """Answer questions about one film."""
+        return self.grounder.ground_many(video, queries, top_k)
 
     def close(self) -> None:
         """Let go of the files."""
-        self.catalogue.close()
-
-
-def read_facts(path: Path) -> IndexFacts:
-    """Read what holds for an index; PipelineError when there is none, it is damaged or newer than this program."""
-    file = path / INDEX_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        version = content["format"]
-        facts = IndexFacts(
-            str(content["model"]), str(content["folder"]), float(content["row_s"]), str(content["weights"])
-        )
-    except FileNotFoundError:
-        raise PipelineError(
-            f"{path} is no index; make one by: mesm-pipeline index FOLDER_OF_VIDEOS --index {path}"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PipelineError(f"{file} is damaged ({type(error).__name__}: {error})") from error
-    if version != FORMAT:
-        raise PipelineError(f"{file} has format {version}, this mesm-pipeline reads {FORMAT}; update it")
-    return facts
-
-
-def _is_begun(path: Path) -> bool:
-    """Say whether a folder is an index whose making was stopped at its very beginning."""
-    return all(child.name in ("features", CATALOGUE_FILE) or child.name.startswith(".") for child in path.iterdir())
+        self.store.close()

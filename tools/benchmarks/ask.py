@@ -20,7 +20,7 @@ from mesm.pipeline.index.catalogue import CATALOGUE_FILE, Catalogue, Film, Index
 from mesm.pipeline.index.matrix import row_norms
 from mesm.pipeline.index.moments import find_moments
 from mesm.pipeline.index.planning import make_plan
-from mesm.pipeline.index.video_index import IndexFacts, VideoIndex
+from mesm.pipeline.index.store import IndexFacts, IndexStore
 
 DIM = 512
 FILM_ROWS = 3600
@@ -44,7 +44,7 @@ def bench_ask(options: argparse.Namespace) -> dict[str, Any]:
         return {"bench": "ask", "rows": options.rows, **row, **_bench_planning(Path(folder), options.files)}
 
 
-def synthetic_index(path: Path, rows: int, seed: int = 0) -> VideoIndex:
+def synthetic_index(path: Path, rows: int, seed: int = 0) -> IndexStore:
     """Write an index of films of an hour, in which neighbouring rows look alike."""
     draw = np.random.default_rng(seed)
     folder = FeatureFolder.create_or_open(path / "features", "synthetic", SPEC)
@@ -65,10 +65,10 @@ def synthetic_index(path: Path, rows: int, seed: int = 0) -> VideoIndex:
     return _reopened(path)
 
 
-def _reopened(path: Path) -> VideoIndex:
+def _reopened(path: Path) -> IndexStore:
     folder = FeatureFolder.open(next((path / "features").iterdir()))
     facts = IndexFacts("synthetic", folder.path.name, 1.0, "none")
-    return VideoIndex(path, facts, Catalogue.open(path / CATALOGUE_FILE), folder)
+    return IndexStore(path, facts, Catalogue.open(path / CATALOGUE_FILE), folder)
 
 
 def _enter(catalogue: Catalogue, film: str, features: np.ndarray) -> None:
@@ -77,7 +77,7 @@ def _enter(catalogue: Catalogue, film: str, features: np.ndarray) -> None:
     catalogue.add_file(IndexedFile(Path(f"/films/{film}.mp4"), 1, 1, film), [])
 
 
-def _bench_search(index: VideoIndex, repeats: int) -> dict[str, Any]:
+def _bench_search(index: IndexStore, repeats: int) -> dict[str, Any]:
     started = time.perf_counter()
     ask = _asker(index)
     opened, anonymous = time.perf_counter() - started, _anonymous_mb()
@@ -110,7 +110,7 @@ def _bench_cold(path: Path) -> dict[str, Any]:
     return {"cold_s": round(statistics.median(cold), 2), "read_once_s": round(statistics.median(read), 2)}
 
 
-def _asker(index: VideoIndex) -> Callable[[], object]:
+def _asker(index: IndexStore) -> Callable[[], object]:
     draw, reading, matrix = np.random.default_rng(1), default_reading(), index.matrix
     searched = np.ones(len(matrix.films), bool)
 
@@ -121,7 +121,7 @@ def _asker(index: VideoIndex) -> Callable[[], object]:
     return ask
 
 
-def _bench_commits(index: VideoIndex, films: int) -> float:
+def _bench_commits(index: IndexStore, films: int) -> float:
     features = np.ones((FILM_ROWS, DIM), np.float16)
     times = [_seconds(lambda n=number: _enter(index.catalogue, f"{n:x}", features)) for number in range(films)]  # type: ignore[misc]
     return round(1000 * statistics.median(times), 2)

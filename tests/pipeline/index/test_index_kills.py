@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from colours import BLUE, GREEN, GREY, RED, write_film
 
-from mesm.pipeline.index.video_index import VideoIndex
+from mesm.pipeline.index.store import IndexStore
 
 HERE = Path(__file__).parents[1]
 KILLS = 20
@@ -24,9 +24,9 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from colours import ColourFrames
 from mesm.pipeline.index.build import add_files
-from mesm.pipeline.index.video_index import VideoIndex
+from mesm.pipeline.index.store import IndexStore
 if __name__ == "__main__":
-    index = VideoIndex.create_or_open(Path(sys.argv[3]), "colours", ColourFrames())
+    index = IndexStore.create_or_open(Path(sys.argv[3]), "colours", ColourFrames())
     print(add_files(index, [Path(sys.argv[2])], ColourFrames()).encoded, flush=True)
 """
 
@@ -38,7 +38,7 @@ def start(films: Path, index: Path, script: Path) -> subprocess.Popen[bytes]:
 
 def content(path: Path) -> tuple[list[tuple[str, str]], dict[str, bytes], list[str]]:
     """Files with their films, vectors by film, and names that nothing refers to."""
-    index = VideoIndex.open(path)
+    index = IndexStore.open(path)
     searched = index.catalogue.films()
     files = [(file.path.name, file.film_id) for file in index.catalogue.files().values() if file.film_id in searched]
     vectors = {film: np.asarray(index.folder.read(film)["features"]).tobytes() for film in searched}

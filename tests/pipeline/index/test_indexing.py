@@ -15,7 +15,7 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.index import build
 from mesm.pipeline.index.build import add_files, remove
 from mesm.pipeline.index.catalogue import CATALOGUE_FILE, Catalogue, Cue, Film, IndexedFile
-from mesm.pipeline.index.video_index import INDEX_FILE, VideoIndex
+from mesm.pipeline.index.store import INDEX_FILE, IndexStore
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +32,18 @@ def place(films: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[VideoIndex]:
-    opened = VideoIndex.create_or_open(tmp_path / "index", "colours", ColourFrames())
+def index(tmp_path: Path) -> Iterator[IndexStore]:
+    opened = IndexStore.create_or_open(tmp_path / "index", "colours", ColourFrames())
     yield opened
     opened.close()
 
 
-def names(index: VideoIndex) -> list[str]:
+def names(index: IndexStore) -> list[str]:
     films = index.catalogue.films()
     return sorted(file.path.name for file in index.catalogue.files().values() if file.film_id in films)
 
 
-def test_a_folder_is_added_once(index: VideoIndex, place: Path) -> None:
+def test_a_folder_is_added_once(index: IndexStore, place: Path) -> None:
     first = add_files(index, [place], ColourFrames())
     assert (first.encoded, first.failed, names(index)) == (2, [], ["a.mp4", "b.mp4"])
     assert len(index.matrix) == 22 + 20
@@ -57,7 +57,7 @@ def test_a_folder_is_added_once(index: VideoIndex, place: Path) -> None:
 
 
 def test_moved_and_copied_films_are_not_decoded_again(
-    index: VideoIndex, place: Path, monkeypatch: pytest.MonkeyPatch
+    index: IndexStore, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_files(index, [place], ColourFrames())
     (place / "a.mp4").rename(place / "c.mp4")
@@ -68,7 +68,7 @@ def test_moved_and_copied_films_are_not_decoded_again(
     assert names(index) == ["-b again.mp4", "b.mp4", "c.mp4"]
 
 
-def test_what_is_gone_stays_until_it_is_pruned(index: VideoIndex, place: Path) -> None:
+def test_what_is_gone_stays_until_it_is_pruned(index: IndexStore, place: Path) -> None:
     add_files(index, [place], ColourFrames())
     (place / "a.mp4").unlink()
     assert [path.name for path in add_files(index, [place], ColourFrames()).gone] == ["a.mp4"]
@@ -81,7 +81,7 @@ def test_what_is_gone_stays_until_it_is_pruned(index: VideoIndex, place: Path) -
     assert names(index) == ["b.mp4"]
 
 
-def test_a_film_that_changed_is_decoded_again(index: VideoIndex, place: Path) -> None:
+def test_a_film_that_changed_is_decoded_again(index: IndexStore, place: Path) -> None:
     add_files(index, [place], ColourFrames())
     write_film(place / "a.mp4", (5, BLUE))
     assert add_files(index, [place], ColourFrames()).encoded == 1
@@ -89,7 +89,7 @@ def test_a_film_that_changed_is_decoded_again(index: VideoIndex, place: Path) ->
     assert index.catalogue.counts()["films"] == 2
 
 
-def test_broken_files_stop_nobody(index: VideoIndex, place: Path) -> None:
+def test_broken_files_stop_nobody(index: IndexStore, place: Path) -> None:
     (place / "empty.mp4").touch()
     (place / "text.mp4").write_text("this is no film")
     os.symlink(place / "nowhere", place / "dangling.mp4")
@@ -105,7 +105,7 @@ def test_broken_files_stop_nobody(index: VideoIndex, place: Path) -> None:
     assert len(index.catalogue.failures()) == 3
 
 
-def test_files_and_folders_are_removed(index: VideoIndex, place: Path) -> None:
+def test_files_and_folders_are_removed(index: IndexStore, place: Path) -> None:
     add_files(index, [place], ColourFrames())
     assert (remove(index, place / "a.mp4"), names(index)) == (1, ["b.mp4"])
     assert (remove(index, place), names(index)) == (1, [])
@@ -121,7 +121,7 @@ class Killed(BaseException):
     ["extract:probed", "extract:video-complete", "shard:half-written", "shard:renamed", "extract:shard-published"],
 )
 def test_after_a_kill_the_same_command_goes_on(
-    index: VideoIndex, place: Path, point: str, monkeypatch: pytest.MonkeyPatch
+    index: IndexStore, place: Path, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill(name: str) -> None:
         if name == point:
@@ -135,7 +135,7 @@ def test_after_a_kill_the_same_command_goes_on(
         with pytest.raises(Killed):
             add_files(index, [place], ColourFrames())
     index.close()
-    opened = VideoIndex.create_or_open(index.path, "colours", ColourFrames())
+    opened = IndexStore.create_or_open(index.path, "colours", ColourFrames())
     add_files(opened, [place], ColourFrames())
     assert names(opened) == ["a.mp4", "b.mp4"]
     assert len(opened.matrix) == 42
@@ -143,47 +143,47 @@ def test_after_a_kill_the_same_command_goes_on(
 
 
 def test_a_lost_catalogue_is_made_anew_without_encoding(
-    index: VideoIndex, place: Path, monkeypatch: pytest.MonkeyPatch
+    index: IndexStore, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_files(index, [place], ColourFrames())
     index.close()
     (index.path / CATALOGUE_FILE).write_bytes(b"torn")
     with pytest.raises(PipelineError, match=r"damaged.*delete it"):
-        VideoIndex.open(index.path)
+        IndexStore.open(index.path)
     for file in index.path.glob(f"{CATALOGUE_FILE}*"):
         file.unlink()
     with pytest.raises(PipelineError, match="run index again"):
-        VideoIndex.open(index.path)
+        IndexStore.open(index.path)
     monkeypatch.setattr(ColourFrames, "encode", lambda *_: pytest.fail("encoded again"))
-    opened = VideoIndex.create_or_open(index.path, "colours", ColourFrames())
+    opened = IndexStore.create_or_open(index.path, "colours", ColourFrames())
     add_files(opened, [place], ColourFrames())
     assert names(opened) == ["a.mp4", "b.mp4"]
 
 
-def test_other_models_versions_and_folders_are_refused(index: VideoIndex, tmp_path: Path) -> None:
+def test_other_models_versions_and_folders_are_refused(index: IndexStore, tmp_path: Path) -> None:
     class Other(ColourFrames):
         spec = {"encoder": "colour", "weights": "other"}  # noqa: RUF012
 
     with pytest.raises(PipelineError, match=r"was made by colours.*others makes other vectors"):
-        VideoIndex.create_or_open(index.path, "others", Other())
+        IndexStore.create_or_open(index.path, "others", Other())
     with pytest.raises(PipelineError, match="cannot be compared"):
         index.refuse_other_model("others", Other.spec)
     with pytest.raises(PipelineError, match="is no index; make one by"):
-        VideoIndex.open(tmp_path)
+        IndexStore.open(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").touch()
     with pytest.raises(PipelineError, match="is there already and is no index"):
-        VideoIndex.create_or_open(tmp_path / "full", "colours", ColourFrames())
+        IndexStore.create_or_open(tmp_path / "full", "colours", ColourFrames())
     index.catalogue.rows("PRAGMA user_version=7")
     with pytest.raises(PipelineError, match=r"version 7.*reads version 1"):
-        VideoIndex.open(index.path)
+        IndexStore.open(index.path)
     facts = index.path / INDEX_FILE
     facts.write_text(facts.read_text().replace('"format": 1', '"format": 2'))
     with pytest.raises(PipelineError, match="format 2"):
-        VideoIndex.open(index.path)
+        IndexStore.open(index.path)
     facts.write_text("{")
     with pytest.raises(PipelineError, match="damaged"):
-        VideoIndex.open(index.path)
+        IndexStore.open(index.path)
 
 
 def test_a_catalogue_keeps_all_or_nothing(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_catalogue_keeps_all_or_nothing(tmp_path: Path) -> None:
     assert catalogue.rows("SELECT count(*) FROM spoken WHERE spoken MATCH 'window'") == [(0,)]
 
 
-def test_writers_wait_for_one_another(index: VideoIndex, place: Path) -> None:
+def test_writers_wait_for_one_another(index: IndexStore, place: Path) -> None:
     with build._only_writer(index.path):
         other = Catalogue.open(index.path / CATALOGUE_FILE)
         before = other.state()

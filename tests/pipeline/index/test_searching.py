@@ -18,7 +18,7 @@ from mesm.pipeline.ground.questions import Question
 from mesm.pipeline.index import search as searching
 from mesm.pipeline.index.build import add_files
 from mesm.pipeline.index.search import Filter, generic_peak, note_generic_peak, parse_seconds, search
-from mesm.pipeline.index.video_index import VideoIndex
+from mesm.pipeline.index.store import IndexStore
 
 SRT = """1
 00:00:02,000 --> 00:00:04,000
@@ -45,8 +45,8 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def index(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoIndex]:
-    opened = VideoIndex.create_or_open(tmp_path_factory.mktemp("ix") / "index", "colours", ColourFrames())
+def index(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[IndexStore]:
+    opened = IndexStore.create_or_open(tmp_path_factory.mktemp("ix") / "index", "colours", ColourFrames())
     add_files(opened, [films], ColourFrames())
     yield opened
     opened.close()
@@ -66,7 +66,7 @@ def overlap(moment: FoundMoment, start_s: float, end_s: float) -> float:
     ],
 )
 def test_the_right_seconds_of_the_right_film(
-    index: VideoIndex, query: str, file: str, start_s: float, end_s: float
+    index: IndexStore, query: str, file: str, start_s: float, end_s: float
 ) -> None:
     result = search(index, colour_model(), Question(query))
     assert result.moments[0].file.name == file
@@ -74,7 +74,7 @@ def test_the_right_seconds_of_the_right_film(
     assert (result.confident, result.searched, result.moments[0].score_kind) == (True, 4, "contrast")
 
 
-def test_other_moments_of_the_same_kind_follow(index: VideoIndex) -> None:
+def test_other_moments_of_the_same_kind_follow(index: IndexStore) -> None:
     moments = search(index, colour_model(), Question("a blue thing"), dedupe=False).moments
     other = next(moment for moment in moments[1:] if moment.file.name == "long.mp4")
     assert overlap(other, 220, 227) > 0.4
@@ -82,14 +82,14 @@ def test_other_moments_of_the_same_kind_follow(index: VideoIndex) -> None:
     assert scores == sorted(scores, reverse=True)
 
 
-def test_moments_that_look_the_same_are_one(index: VideoIndex) -> None:
+def test_moments_that_look_the_same_are_one(index: IndexStore) -> None:
     every = search(index, colour_model(), Question("a blue thing"), count=3, dedupe=False)
     fewer = search(index, colour_model(), Question("a blue thing"), count=3)
     assert every.moments[0] == fewer.moments[0]
     assert (every.alike, fewer.alike.get(0, 0) >= 1) == ({}, True)
 
 
-def test_a_picture_is_a_question(index: VideoIndex, tmp_path: Path) -> None:
+def test_a_picture_is_a_question(index: IndexStore, tmp_path: Path) -> None:
     Image.new("RGB", (90, 50), GREEN).save(tmp_path / "green.png")
     result = search(index, colour_model(), Question(picture=tmp_path / "green.png"))
     assert result.moments[0].file.name == "long.mp4"
@@ -101,7 +101,7 @@ def test_a_picture_is_a_question(index: VideoIndex, tmp_path: Path) -> None:
         search(index, colour_model(), Question(picture=tmp_path / "nothing.png"))
 
 
-def test_what_is_not_wanted_is_taken_off(index: VideoIndex) -> None:
+def test_what_is_not_wanted_is_taken_off(index: IndexStore) -> None:
     both = search(index, colour_model(), Question("red and blue"), dedupe=False).moments
     assert {moment.file.name for moment in both[:2]} == {"red.mp4", "blue.mp4"}
     only = search(index, colour_model(), Question("red and blue", without=["2:something blue"]), dedupe=False).moments
@@ -119,14 +119,14 @@ def test_what_is_not_wanted_is_taken_off(index: VideoIndex) -> None:
         (Filter(since_s=4e9), set()),
     ],
 )
-def test_only_admitted_files_answer(index: VideoIndex, allowed: Filter, names: set[str]) -> None:
+def test_only_admitted_files_answer(index: IndexStore, allowed: Filter, names: set[str]) -> None:
     result = search(index, colour_model(), Question("something red"), allowed=allowed)
     assert {moment.file.name for moment in result.moments} <= names
     assert result.searched == len(names)
     assert bool(result.moments) == bool(names)
 
 
-def test_words_of_a_track_are_found_and_joined(index: VideoIndex) -> None:
+def test_words_of_a_track_are_found_and_joined(index: IndexStore) -> None:
     result = search(index, colour_model(), Question("is the key under a doormat"))
     said = next(moment for moment in result.moments if moment.file.name == "said.mkv")
     words = next(one for one in said.evidence if one.kind == "words")
@@ -135,18 +135,18 @@ def test_words_of_a_track_are_found_and_joined(index: VideoIndex) -> None:
     assert overlap(said, 2, 6) > 0.9 or any(one.kind == "picture" for one in said.evidence)
 
 
-def test_words_that_say_little_find_nothing(index: VideoIndex) -> None:
+def test_words_that_say_little_find_nothing(index: IndexStore) -> None:
     moments = search(index, colour_model(), Question("the red ship is sinking")).moments
     assert not [one for moment in moments for one in moment.evidence if one.kind == "words"]
 
 
-def test_nothing_like_it_is_no_confident_match(index: VideoIndex) -> None:
+def test_nothing_like_it_is_no_confident_match(index: IndexStore) -> None:
     result = search(index, colour_model(), Question("some sentence about nothing here"))
     assert result.moments
     assert not result.confident
 
 
-def test_what_generic_sentences_reach_is_kept(index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_generic_sentences_reach_is_kept(index: IndexStore, monkeypatch: pytest.MonkeyPatch) -> None:
     found = generic_peak(index, colour_model())
     note_generic_peak(index, colour_model())
     monkeypatch.setattr(searching, "_peak", lambda *_: pytest.fail("computed again"))
@@ -155,7 +155,7 @@ def test_what_generic_sentences_reach_is_kept(index: VideoIndex, monkeypatch: py
 
 def test_answers_of_lost_and_changed_files_are_marked(films: Path, tmp_path: Path) -> None:
     place = Path(shutil.copytree(films, tmp_path / "films", ignore=lambda *_: ["long.mp4", "said.mkv"]))
-    opened = VideoIndex.create_or_open(tmp_path / "index", "colours", ColourFrames())
+    opened = IndexStore.create_or_open(tmp_path / "index", "colours", ColourFrames())
     add_files(opened, [place], ColourFrames())
     os.utime(place / "blue.mp4", (1, 1))
     (place / "red.mp4").unlink()
@@ -168,7 +168,7 @@ def test_answers_of_lost_and_changed_files_are_marked(films: Path, tmp_path: Pat
     opened.close()
 
 
-def test_long_questions_are_cut_and_empty_ones_refused(index: VideoIndex) -> None:
+def test_long_questions_are_cut_and_empty_ones_refused(index: IndexStore) -> None:
     result = search(index, colour_model(), Question("something red " + "and so on " * 500))
     assert result.words_cut
     assert "query cut" in result.moments[0].notes
@@ -177,13 +177,13 @@ def test_long_questions_are_cut_and_empty_ones_refused(index: VideoIndex) -> Non
 
 
 def test_an_empty_index_answers_nothing(tmp_path: Path) -> None:
-    opened = VideoIndex.create_or_open(tmp_path / "index", "colours", ColourFrames())
+    opened = IndexStore.create_or_open(tmp_path / "index", "colours", ColourFrames())
     result = search(opened, colour_model(), Question("something red"))
     assert (result.moments, result.confident, result.searched) == ([], False, 0)
 
 
-def test_scores_do_not_depend_on_shards(index: VideoIndex, films: Path, tmp_path: Path) -> None:
-    other = VideoIndex.create_or_open(tmp_path / "index", "colours", ColourFrames())
+def test_scores_do_not_depend_on_shards(index: IndexStore, films: Path, tmp_path: Path) -> None:
+    other = IndexStore.create_or_open(tmp_path / "index", "colours", ColourFrames())
     for name in ("said.mkv", "blue.mp4", "red.mp4", "long.mp4"):
         add_files(other, [films / name], ColourFrames())
     before = search(other, colour_model(), Question("something blue"), dedupe=False).moments
@@ -191,7 +191,7 @@ def test_scores_do_not_depend_on_shards(index: VideoIndex, films: Path, tmp_path
     assert other.folder.compact() == 3
     assert search(other, colour_model(), Question("something blue"), dedupe=False).moments == before
     other.close()
-    opened = VideoIndex.open(tmp_path / "index")
+    opened = IndexStore.open(tmp_path / "index")
     assert search(opened, colour_model(), Question("something blue"), dedupe=False).moments == before
     assert np.allclose(opened.matrix.mean(), index.matrix.mean())
 
