@@ -21,14 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-import open_clip
 import torch
-from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
 from mesm.extractors.contracts import FramePlan, FrameTransform, TextFeatures, VideoInfo
 from mesm.extractors.decoding.sampling import image_rows
+from mesm.extractors.encoders.clip_towers import image_size, load_tower, plain_config, tokenizer
 from mesm.extractors.encoders.network_encoder import (
     NetworkTextEncoder,
     NetworkVideoEncoder,
@@ -38,12 +36,13 @@ from mesm.extractors.encoders.network_encoder import (
 )
 from mesm.extractors.errors import EncoderError, WeightsError
 from mesm.extractors.weights.converters import convert_clip
-from mesm.extractors.weights.sources import WeightsRequest, build_network
+from mesm.extractors.weights.sources import WeightsFile, WeightsRequest, build_network, read_weights
 
 OPENAI_MODEL = "ViT-B-32-quickgelu"
 OPENAI_WEIGHTS = "openai-clip-vit-b-32"
 OPEN_CLIP_PREFIX = "open_clip:"
 
+CONTEXT_LENGTH = 77
 _OPTIONS = ("model", "architecture")
 
 
@@ -131,6 +130,18 @@ def build_image_encoder(
     Options: `model`, a name of open_clip, or `architecture` (see `make_clip`). Weights: besides the table's,
     files and `untrained:SEED`, `open_clip:TAG` takes one of open_clip's own for that model.
     """
+    plain = _plain(request, options)
+    if plain is not None:
+        config, weights, spec = plain
+        crop = image_size(config)
+        transform = FrameTransform(settings.resize, short_side=max(crop), exact=None, crop=crop)
+
+        def tower() -> nn.Module:
+            return load_tower(config, convert_clip(read_weights(weights)), images=True, source=str(weights.path))
+
+        network = tower if settings.deferred else tower()
+        dim = int(config["embed_dim"])
+        return ClipImageEncoder("clip", network, settings, dim=dim, transform=transform, frames_per_row=1, spec=spec)
     clip = _build(request, options)
     visual = clip.network.visual
     size = visual.image_size
@@ -155,6 +166,12 @@ def build_text_encoder(request: WeightsRequest, device: torch.device, options: M
 
     Raises EncoderError for text towers that are not CLIP's.
     """
+    plain = _plain(request, options)
+    if plain is not None:
+        config, weights, spec = plain
+        found = load_tower(config, convert_clip(read_weights(weights)), images=False, source=str(weights.path))
+        context = int(config["text_cfg"].get("context_length", CONTEXT_LENGTH))
+        return ClipTextEncoder(found, tokenizer(context), device, spec)
     clip = _build(request, options)
     network = clip.network
     tower = getattr(network, "text", network)
@@ -169,6 +186,25 @@ def build_text_encoder(request: WeightsRequest, device: torch.device, options: M
     return ClipTextEncoder(tower, _tokenizer(options), device, clip.spec)
 
 
+def _plain(
+    request: WeightsRequest, options: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], WeightsFile, dict[str, Any]] | None:
+    """Return architecture, file and spec of a plain CLIP whose weights are a file; None: open_clip has to build it.
+
+    Random weights are drawn as open_clip draws them.
+    """
+    if len(options) > 1 or set(options) - set(_OPTIONS) or request.choice.startswith(OPEN_CLIP_PREFIX):
+        return None
+    architecture = dict(options) or {"model": OPENAI_MODEL}
+    config = plain_config(architecture, OPENAI_MODEL)
+    if config is None:
+        return None
+    weights = request.resolve(OPENAI_WEIGHTS if architecture == {"model": OPENAI_MODEL} else None)
+    if not isinstance(weights, WeightsFile):
+        return None
+    return config, weights, {"weights": weights.identity, **architecture}
+
+
 def make_clip(options: Mapping[str, Any], quick_gelu: bool = False) -> Any:
     """Make a CLIP network with random weights.
 
@@ -176,6 +212,8 @@ def make_clip(options: Mapping[str, Any], quick_gelu: bool = False) -> Any:
     networks of any size; otherwise `model` names one of open_clip's own. Raises EncoderError for anything
     else.
     """
+    import open_clip
+
     if "architecture" in options:
         build, config = open_clip.CLIP, dict(options["architecture"])
     else:
@@ -192,6 +230,8 @@ def make_clip(options: Mapping[str, Any], quick_gelu: bool = False) -> Any:
 
 def _open_clip_config(model: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Return the class and configuration of a model of open_clip, without its towers' own weights."""
+    import open_clip
+
     config = open_clip.get_model_config(model)
     if config is None:
         raise EncoderError(f"open_clip has no model {model!r}; open_clip.list_models() lists those it has")
@@ -223,6 +263,8 @@ def _build(request: WeightsRequest, options: Mapping[str, Any]) -> _Clip:
 
 
 def _pretrained(request: WeightsRequest, architecture: Mapping[str, Any]) -> Mapping[str, Any]:
+    import open_clip
+
     model, tag = architecture.get("model", ""), request.choice.removeprefix(OPEN_CLIP_PREFIX)
     found = open_clip.get_pretrained_cfg(model, tag)
     if not found.get("hf_hub"):
@@ -233,6 +275,9 @@ def _pretrained(request: WeightsRequest, architecture: Mapping[str, Any]) -> Map
 
 def _from_hub(request: WeightsRequest, pretrained: Mapping[str, Any]) -> Path:
     """Return the file of open_clip's weights, from the hub or its cache."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
     repository, _, filename = pretrained["hf_hub"].rpartition("/")
     try:
         return Path(
@@ -251,5 +296,7 @@ def _from_hub(request: WeightsRequest, pretrained: Mapping[str, Any]) -> Path:
 
 def _tokenizer(options: Mapping[str, Any]) -> Callable[[list[str]], torch.Tensor]:
     if "architecture" in options:
-        return open_clip.SimpleTokenizer(context_length=options["architecture"]["text_cfg"].get("context_length", 77))
+        return tokenizer(int(options["architecture"]["text_cfg"].get("context_length", CONTEXT_LENGTH)))
+    import open_clip
+
     return open_clip.get_tokenizer(options.get("model", OPENAI_MODEL))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import open_clip
+from mesm.extractors.encoders.clip_towers import pieces
 
 
 def token_pieces() -> Mapping[int, str]:
     """Return the text of every token id of CLIP's byte-pair encoding; `</w>` closes a word."""
-    return open_clip.SimpleTokenizer().decoder
+    return pieces()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -31,6 +32,8 @@ class VideoSettings:
     resize: ResizeMode = "device"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Precision = "fp32"
+    deferred: bool = False
+    """Build the network when the first clip is encoded, where the encoder can: kept features need none."""
 
     def __post_init__(self) -> None:
         """Raise EncoderError for values outside the types above."""
@@ -85,7 +88,7 @@ class NetworkVideoEncoder(ABC):
     def __init__(
         self,
         name: str,
-        network: nn.Module,
+        network: nn.Module | Callable[[], nn.Module],
         settings: VideoSettings,
         *,
         dim: int,
@@ -99,8 +102,16 @@ class NetworkVideoEncoder(ABC):
         self.clip_len_s = settings.clip_len_s
         self.transform = transform
         self.frames_per_row = frames_per_row
-        self.network = network.eval().requires_grad_(False).to(settings.device)
+        self._make_network = network
         self._spec = dict(spec)
+        if isinstance(network, nn.Module):
+            _ = self.network
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The network, ready to encode; one that was not given but is to be made is made now."""
+        made = self._make_network if isinstance(self._make_network, nn.Module) else self._make_network()
+        return made.eval().requires_grad_(False).to(self.settings.device)
 
     @property
     def spec(self) -> Mapping[str, Any]:

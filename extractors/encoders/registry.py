@@ -121,17 +121,19 @@ def create_video_encoder(
     precision: Precision = "fp32",
     options: Mapping[str, Any] | None = None,
     sources: WeightSources | None = None,
+    deferred: bool = False,
 ) -> VideoEncoder:
     """Build a video encoder by its name.
 
     `weights` is `default`, a name of the table of weights, `untrained:SEED`, or a file's path; `clip_len_s`
-    the seconds per row (default: the encoder's usual one); `options` are those of the encoder's own builder.
+    the seconds per row (default: the encoder's usual one); `options` are those of the encoder's own builder;
+    `deferred` leaves the network to be built when the first clip is encoded, where the encoder can.
     Raises EncoderError for an impossible request, WeightsError when the weights are not to be had.
     """
     entry = _entry(name, "video")
     seconds = entry.clip_len_s if clip_len_s is None else clip_len_s
     assert seconds is not None
-    settings = VideoSettings(seconds, sampling, resize, _device(device), precision)
+    settings = VideoSettings(seconds, sampling, resize, _device(device), precision, deferred)
     return _builder(entry)(_request(entry, weights, sources), settings, options or {})
 
 

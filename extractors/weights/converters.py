@@ -21,7 +21,12 @@ def load_exactly(network: nn.Module, state: Mapping[str, torch.Tensor], source: 
     BatchNorm's `num_batches_tracked`, which no feature depends on, may be absent. Raises WeightsError with
     the lists of what is missing, extra or of another shape.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    refuse_misfits({name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}, state, source)
+    network.load_state_dict(dict(state), strict=False)
+
+
+def refuse_misfits(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Raise WeightsError, as `load_exactly` does, unless a state has the tensors of these names and shapes."""
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     missing = [n for n in expected if n not in given and not n.endswith("num_batches_tracked")]
     extra = [name for name in given if name not in expected]
@@ -31,7 +36,6 @@ def load_exactly(network: nn.Module, state: Mapping[str, torch.Tensor], source: 
         if name in given and given[name] != shape
     ]
     report_mismatch(source, missing, extra, reshaped)
-    network.load_state_dict(dict(state), strict=False)
 
 
 def report_mismatch(source: str, missing: list[str], extra: list[str], reshaped: list[str]) -> None:

@@ -229,6 +229,11 @@ def _digest(path: Path, digest: Any) -> str:
     return digest.hexdigest()
 
 
+def read_weights(weights: WeightsFile) -> Mapping[str, Any]:
+    """Return the dictionary that a file of weights holds, as it was released; WeightsError when it cannot be read."""
+    return read_tensor_file(weights.path, weights.trust_pickle)
+
+
 def build_network(
     make: Callable[[Mapping[str, torch.Tensor]], Network],
     weights: Weights,
@@ -242,7 +247,7 @@ def build_network(
     """
     state: dict[str, torch.Tensor] = {}
     if isinstance(weights, WeightsFile):
-        state = convert(read_tensor_file(weights.path, weights.trust_pickle))
+        state = convert(read_weights(weights))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights.seed if isinstance(weights, Untrained) else 0)
         network = make(state)

@@ -46,6 +46,12 @@ class TrainedModel:
         return Vocabulary.from_json(self.checkpoint.meta["vocabulary"])
 
     @property
+    def longest_rows(self) -> int:
+        """Rows of the longest video of its training; where that is not known, the most that it is given."""
+        most = self.config.dataset.max_rows
+        return min(self.checkpoint.meta.get("longest_rows", most), most)
+
+    @property
     def folder(self) -> Path:
         """The run directory."""
         return self.path if self.path.is_dir() else self.path.parent

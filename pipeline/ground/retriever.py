@@ -6,7 +6,7 @@
         print(moment.start_s, moment.end_s, moment.score)
 
 A video with more feature rows than the network was trained on is searched in overlapping pieces of that length, so that
-an hour is looked at as closely as a minute; the pieces' answers are merged by non-maximum suppression.
+an hour is looked at as closely as a minute; see `mesm.pipeline.ground.pieces`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import TextSource
+from mesm.pipeline.evaluate.postprocessing import windows_in_seconds
+from mesm.pipeline.evaluate.predict import answer, protocol_of
 from mesm.pipeline.evaluate.trained import TrainedModel, load_trained
 from mesm.pipeline.extract.encoders import build_video_encoders, encoder_fingerprint
 from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Moment
 from mesm.pipeline.ground.encoding import encode_video
-from mesm.pipeline.ground.pieces import PIECES_PER_BATCH, cut_pieces, merge_windows, stretch, windows_within
+from mesm.pipeline.ground.pieces import SHORTEST_MOMENT_S, Pieces, merge_windows, stretch
 from mesm.pipeline.run.checkpoint import BEST, refuse_other_features
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
@@ -138,22 +140,37 @@ class MomentRetriever:
         if not query.strip():
             raise PipelineError("the query is empty; describe the moment in a sentence")
         words = self.text.words(query.strip())
-        pieces, network = cut_pieces(video, self.config), self.trained.network
-        windows: list[np.ndarray] = []
-        saliency, count = np.zeros(video.rows, np.float32), np.zeros(video.rows, np.float32)
-        for start in range(0, len(pieces), PIECES_PER_BATCH):
-            some = pieces[start : start + PIECES_PER_BATCH]
-            batch = self._batch([frames for _, _, frames in some], words.vectors)
-            answers = network.decode(network(batch).float(), batch, self.config.ranking)
-            parts = (answers.windows.cpu().numpy(), answers.scores.cpu().numpy(), answers.saliency.cpu().numpy())
-            for (first, rows, frames), window, score, frame_score in zip(some, *parts, strict=True):
-                windows.append(windows_within(window, score, first * video.row_s, rows * video.row_s))
-                saliency[first : first + rows] += stretch(frame_score[: len(frames)], rows)
-                count[first : first + rows] += 1
-        best = merge_windows(np.concatenate(windows), video.duration_s, single=len(pieces) == 1)
+        pieces = Pieces.of(video.rows, self.trained.longest_rows, self.config.dataset.max_rows)
+        find = self._of_one if len(pieces.starts) == 1 else self._of_several
+        best, saliency = find(video, words.vectors, pieces)
         moments = [Moment(*(round(float(x), 4) for x in row)) for row in best[:top_k]]
-        cut = len(words.tokens) >= self.max_words
-        return GroundingResult(query, moments, saliency / np.maximum(count, 1), video.row_s, cut)
+        return GroundingResult(query, moments, saliency, video.row_s, len(words.tokens) >= self.max_words)
+
+    def _of_one(self, video: EncodedVideo, words: np.ndarray, pieces: Pieces) -> tuple[np.ndarray, np.ndarray]:
+        """Return the windows (k, 3) in seconds of a video that is one piece, as evaluation does, and its saliency."""
+        frames = pieces.frames(video, 0, self.config)
+        answers = answer(self.trained.network, self._batch([frames], words), self.config)
+        duration, protocol = np.array([video.duration_s]), protocol_of(self.config)
+        windows = windows_in_seconds(answers.windows.cpu().numpy(), answers.scores.cpu().numpy(), duration, protocol)[0]
+        saliency = stretch(answers.saliency[0, : len(frames)].cpu().numpy(), video.rows)
+        return windows[windows[:, 1] - windows[:, 0] >= SHORTEST_MOMENT_S], saliency
+
+    def _of_several(self, video: EncodedVideo, words: np.ndarray, pieces: Pieces) -> tuple[np.ndarray, np.ndarray]:
+        """Return the windows (k, 3) in seconds, and the saliency, of a video that is searched in pieces."""
+        saliency, count = np.zeros(video.rows, np.float32), np.zeros(video.rows, np.float32)
+        found = []
+        for numbers in pieces.batches():
+            frames = [pieces.frames(video, number, self.config) for number in numbers]
+            answers = answer(self.trained.network, self._batch(frames, words), self.config)
+            parts = (answers.windows.cpu().numpy(), answers.scores.cpu().numpy(), answers.saliency.cpu().numpy())
+            for number, rows, windows, scores, shown in zip(numbers, frames, *parts, strict=True):
+                found.append(pieces.windows(number, windows, scores))
+                part = slice(pieces.starts[number], pieces.starts[number] + pieces.size)
+                saliency[part] += stretch(shown[: len(rows)], pieces.size)
+                count[part] += 1
+        saliency /= count
+        settled = pieces.settle(pieces.comparable(np.concatenate(found), saliency))
+        return merge_windows(settled * (video.row_s, video.row_s, 1.0), video.duration_s), saliency
 
     def ground_many(self, video: EncodedVideo, queries: Sequence[str], top_k: int = 5) -> Iterator[GroundingResult]:
         """Answer queries one after the other."""

@@ -20,6 +20,7 @@ import torch
 
 from mesm.datasets.shards.fingerprints import fingerprint
 from mesm.extractors.contracts import SentenceEncoder, TextEncoder, VideoEncoder
+from mesm.extractors.encoders.clip_towers import model_names
 from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
 from mesm.extractors.weights.sources import UNTRAINED_PREFIX, WeightSources
 from mesm.model.curves.decoders import DEFAULT, make_decoder, name_of
@@ -92,7 +93,13 @@ class ZeroShot:
         sources = sources or WeightSources()
         return cls(
             create_video_encoder(
-                video, weights=weights, clip_len_s=ROW_S, device=device, options=options, sources=sources
+                video,
+                weights=weights,
+                clip_len_s=ROW_S,
+                device=device,
+                options=options,
+                sources=sources,
+                deferred=True,
             ),
             create_text_encoder(text, weights=weights, device=device, options=options, sources=sources),
             device,
@@ -265,11 +272,13 @@ def find_model(model: str) -> tuple[str, str, str, dict[str, str]]:
     name, _, tag = model.partition("/")
     if model in OPENAI_NAMES:
         return "clip", "clip-text", "default", {}
-    import open_clip
-
-    if tag and not Path(model).is_dir() and name in open_clip.list_models():
+    if Path(model).is_dir():
+        return "hf", "hf-text", "default", {"model": model}
+    if tag and name in model_names():
         return "clip", "clip-text", f"open_clip:{tag}", {"model": name}
-    if name in open_clip.list_models():
+    if name in model_names():
+        import open_clip
+
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise PipelineError(f"--model {model}: expected NAME/TAG; the tags of {name} are: {tags}")
     return "hf", "hf-text", "default", {"model": model}

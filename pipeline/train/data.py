@@ -37,6 +37,11 @@ class TrainingData:
     validation_name: str
 
     @property
+    def longest_rows(self) -> int:
+        """Rows of the longest video that is trained on."""
+        return max(self.train.frames.lengths[annotation.video_id] for annotation in self.train.annotations)
+
+    @property
     def queries_hash(self) -> str:
         """What the queries that are trained and validated on are known by."""
         return hash_of_queries(self.train.annotations, self.validation.annotations)

@@ -104,6 +104,7 @@ class TrainingState:
             "validation": data.validation_name,
             "vocabulary": data.vocabulary.to_json(),
             "text": data.text.state(),
+            "longest_rows": data.longest_rows,
             "state": self.progress.to_json(),
             "versions": {name: importlib.metadata.version(name) for name in ("mesm-pipeline", "torch", "numpy")},
         }

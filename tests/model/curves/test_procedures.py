@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -199,6 +201,27 @@ def test_a_moment_of_an_hour_is_found_wherever_it_lies(name: str, start: int) ->
     curve = box(3600, (start, start + 20)) + 0.2 * random.standard_normal(3600)
     best = find_spans(curve, 1.0, reading(name))[:1]
     assert overlaps(best, np.array([[start, start + 20]])) >= 0.7
+
+
+@pytest.mark.parametrize("start", [35, 50, 58, 65, 80, 95])
+def test_a_moment_across_a_windows_border_comes_out_once_and_whole(start: int) -> None:
+    random = np.random.default_rng(start)
+    curve = box(600, (start, start + 24)) + 0.05 * random.standard_normal(600)
+    spans = find_spans(curve, 1.0, reading(DEFAULT))
+    shared = np.minimum(spans[:, 1], start + 24) - np.maximum(spans[:, 0], start)
+    assert overlaps(spans[:1], np.array([[start, start + 24]])) >= 0.7
+    assert (shared >= 6).sum() == 1
+
+
+def test_memory_does_not_grow_by_copies_of_all_rows() -> None:
+    rows, dim = 30_000, 128
+    vectors = np.random.default_rng(8).standard_normal((rows, dim), np.float32).astype(np.float16)
+    tracemalloc.start()
+    curve = similarity(vectors, np.ones(dim), np.zeros(dim))
+    read_curve(curve, 1.0, reading(DEFAULT), vectors)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < rows * dim * 4 / 2
 
 
 def test_a_moment_longer_than_a_window_comes_out_whole() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.targets import prepare_video
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.extractors.errors import VideoError
 from mesm.extractors.weights.sources import WeightSources
@@ -19,9 +20,12 @@ from mesm.model.registry import build_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import Config, to_plain
+from mesm.pipeline.data.frames import FrameTable
+from mesm.pipeline.data.moments import MomentData
+from mesm.pipeline.evaluate.predict import predict
 from mesm.pipeline.extract.encoders import build_text_encoder, build_video_encoders, encoder_fingerprint
 from mesm.pipeline.ground.answers import EncodedVideo
-from mesm.pipeline.ground.pieces import cut_pieces, merge_windows
+from mesm.pipeline.ground.pieces import PIECES_PER_BATCH
 from mesm.pipeline.ground.retriever import MomentRetriever, find_checkpoint
 from mesm.pipeline.run.checkpoint import BEST
 from mesm.pipeline.run.directory import RunDirectory
@@ -109,12 +113,7 @@ def test_long_video_is_searched_in_pieces_that_cover_it(retriever: MomentRetriev
     rows = 500
     streams = (np.random.default_rng(0).standard_normal((rows, retriever.encoders[0].dim)).astype(np.float32),)
     video = EncodedVideo(Path("long.mp4"), 500.0, streams)
-    pieces = cut_pieces(video, retriever.config)
     size = retriever.config.dataset.max_rows
-    assert all(count == size for _, count, _ in pieces)
-    assert pieces[0][0] == 0
-    assert pieces[-1][0] + size == rows
-    assert all(b[0] - a[0] <= size / 2 for a, b in itertools.pairwise(pieces))
     result = retriever.ground(video, "a dog", top_k=50)
     assert len(result.saliency) == rows
     assert max(m.end_s for m in result.moments) > size
@@ -133,10 +132,37 @@ def test_grounding_ranks_as_the_configuration_says(tmp_path: Path) -> None:
     assert all(answers["frames"][window] < answers["class"][window] for window in shared)
 
 
-def test_pieces_repeat_an_answer_once() -> None:
-    windows = np.array([[10.0, 20.0, 0.9], [10.1, 20.1, 0.8], [40.0, 50.0, 0.7], [60.0, 60.0, 0.6]])
-    assert merge_windows(windows, 100.0, single=False)[:, 2].tolist() == [0.9, 0.7]
-    assert merge_windows(windows, 100.0, single=True)[:, 2].tolist() == [0.9, 0.8, 0.7]
+def test_answers_of_short_videos_are_those_of_evaluation(tmp_path: Path) -> None:
+    for number, override in enumerate(("evaluate.nms=-1", "evaluate.nms=0.5", "train.precision=bf16")):
+        config = load_config("demo", [override])
+        retriever = MomentRetriever.from_checkpoint(save_untrained_run(tmp_path / str(number), config))
+        rows = np.random.default_rng(0).standard_normal((37, retriever.encoders[0].dim)).astype(np.float32)
+        query = Annotation("q", "a", "a dog runs", (), 38.5, None, "test")
+        frames = FrameTable({"a": prepare_video([rows], config.dataset.max_rows, config.dataset.rows)})
+        data = MomentData([query], frames, retriever.text, Vocabulary((), 200, 49406, 49407), config.dataset)
+        (expected,) = predict(retriever.trained.network, data, config)
+        result = retriever.ground(EncodedVideo(Path("a.mp4"), 38.5, (rows,)), query.query, top_k=50)
+        assert [[m.start_s, m.end_s] for m in result.moments] == expected.windows[:, :2].tolist()
+        np.testing.assert_allclose([m.score for m in result.moments], expected.windows[:, 2], atol=1e-4)
+        np.testing.assert_allclose(result.saliency, expected.saliency, atol=1e-6)
+
+
+def test_pieces_are_as_long_as_the_videos_of_the_training(tmp_path: Path) -> None:
+    run = save_untrained_run(tmp_path, load_config("demo"))
+    checkpoint = RunDirectory(run).load(BEST)
+    assert checkpoint is not None
+    RunDirectory(run).save(BEST, checkpoint.tensors, {**checkpoint.meta, "longest_rows": 30})
+    retriever = MomentRetriever.from_checkpoint(run)
+    seen: list[list[int]] = []
+    network = retriever.trained.network
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(list(inputs[0].frames.lengths)))
+    for rows in (60, 61, 400):
+        streams = (np.random.default_rng(0).standard_normal((rows, retriever.encoders[0].dim)).astype(np.float32),)
+        retriever.ground(EncodedVideo(Path("a.mp4"), float(rows), streams), "a dog")
+    assert seen[0] == [60]
+    assert seen[1] == [30, 30, 30, 30]
+    assert {length for lengths in seen[2:] for length in lengths} == {30}
+    assert max(map(len, seen)) == PIECES_PER_BATCH
 
 
 def test_other_encoder_weights_are_refused(tmp_path: Path) -> None:
