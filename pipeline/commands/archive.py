@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,10 +32,10 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
 
 if TYPE_CHECKING:
-    from mesm.pipeline.ground.zero_shot import ZeroShot
+    from mesm.pipeline.ground.questions import Question
     from mesm.pipeline.index.build import IndexReport
     from mesm.pipeline.index.catalogue import BrokenFile
-    from mesm.pipeline.index.search import SearchResult
+    from mesm.pipeline.index.search import Filter, SearchResult
     from mesm.pipeline.index.store import IndexStore
 
 SHOWN = 20
@@ -48,6 +48,7 @@ def index(
     places: Annotated[list[Path] | None, typer.Argument(metavar="FILES_OR_FOLDERS", help="Videos.")] = None,
     index: IndexOption = Path("mesm-index"),
     model: Annotated[str, typer.Option(help="NAME/TAG of open_clip, or a model of transformers.")] = "",
+    checkpoint: Annotated[Path | None, typer.Option(help="Encode for the network of this run instead.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Forget files that are gone from these places.")] = False,
     remove: Annotated[list[Path] | None, typer.Option(help="Forget this file or folder.")] = None,
     list_files: Annotated[bool, typer.Option("--list", help="List the files of the index.")] = False,
@@ -66,7 +67,10 @@ def index(
         raise PipelineError("nothing to do: give files or folders of videos, or --list, --stats or --remove")
     code = OK
     if places:
-        code = _add(index, places, model, prune, workers, device, weight_sources(weights, trust_pickle), as_json)
+        if checkpoint is not None and model:
+            raise PipelineError("--checkpoint encodes for a network, --model for questions without; give one of them")
+        sources = weight_sources(weights, trust_pickle)
+        code = _add(index, places, model, checkpoint, prune, workers, device, sources, as_json)
     if remove or list_files or stats:
         from mesm.pipeline.index.store import IndexStore
 
@@ -87,6 +91,7 @@ def search(
     image: ImageOption = None,
     without: WithoutOption = None,
     index: IndexOption = Path("mesm-index"),
+    checkpoint: Annotated[Path | None, typer.Option(help="The network of this run looks at the films.")] = None,
     top_k: Annotated[int, typer.Option(min=1, max=1000, help="Number of answers.")] = 10,
     path: Annotated[str, typer.Option(metavar="GLOB", help="Only files of such a path.")] = "",
     since: Annotated[str, typer.Option(metavar="DATE", help="Only files changed since YYYY-MM-DD.")] = "",
@@ -106,7 +111,6 @@ def search(
     printer = AnswerPrinter(as_json, as_csv)
     questions = asked(query, more, queries, image, without)
     from mesm.pipeline.index.search import Filter, parse_seconds
-    from mesm.pipeline.index.search import search as search_index
     from mesm.pipeline.index.store import IndexStore
 
     allowed = Filter(
@@ -116,15 +120,13 @@ def search(
         parse_seconds(shorter, "--shorter") if shorter else float("inf"),
     )
     opened = IndexStore.open(index)
-    grounder = _grounder(opened.facts.model, device, weight_sources(weights, trust_pickle))
-    if grounder.untrained:
-        say(f"warning: the weights of {grounder.model} are random: this answer is meaningless")
+    ask = _asker(opened, checkpoint, find_device(device), weight_sources(weights, trust_pickle))
     for question in questions:
-        result = search_index(opened, grounder, question, top_k, allowed, not no_dedupe)
+        result = ask(question, top_k, allowed, not no_dedupe)
         if not result.searched:
             films = len(opened.catalogue.films())
             say(f"note: no film of {index} is searched with these conditions; it has {films}")
-        _say_notes(result, grounder)
+        _say_notes(result)
         if printer.as_text:
             if len(questions) > 1:
                 print(f"{result.query}:")
@@ -137,17 +139,25 @@ def _add(
     folder: Path,
     places: list[Path],
     model: str,
+    checkpoint: Path | None,
     prune: bool,
     workers: int,
     device: str,
     sources: Any,
     as_json: bool,
 ) -> int:
-    from mesm.pipeline.index.build import DecodeSettings
+    from mesm.pipeline.ground.retriever import MomentRetriever
+    from mesm.pipeline.index.build import DecodeSettings, add_files
+    from mesm.pipeline.index.store import IndexStore
     from mesm.pipeline.index.video_index import VideoIndex
 
-    opened = VideoIndex.open(folder, model, find_device(device), sources)
-    report = opened.add(places, prune, DecodeSettings(workers))
+    settings = DecodeSettings(workers)
+    if checkpoint is None:
+        report = VideoIndex.open(folder, model, find_device(device), sources).add(places, prune, settings)
+    else:
+        retriever = MomentRetriever.from_checkpoint(checkpoint, find_device(device), sources)
+        store = IndexStore.create_or_open(folder, retriever.model, retriever.encoders, network=True)
+        report = add_files(store, places, retriever.encoders, retriever.device, settings, prune)
     _say_report(report)
     if as_json:
         print_json(
@@ -163,10 +173,33 @@ def _add(
     return SOME_FAILED if report.failed else OK
 
 
-def _grounder(model: str, device: str, sources: Any) -> ZeroShot:
+def _asker(
+    opened: IndexStore, checkpoint: Path | None, device: Any, sources: Any
+) -> Callable[[Question, int, Filter, bool], SearchResult]:
+    """Return what answers questions to an index: the search without training, a network, or one after the other."""
     from mesm.pipeline.ground.zero_shot import ZeroShot
+    from mesm.pipeline.index.network_search import FILMS, look_again, search_by_network
+    from mesm.pipeline.index.search import search as search_index
 
-    return ZeroShot.from_model(model, find_device(device), sources)
+    retriever: Any = None
+    if checkpoint is not None:
+        from mesm.pipeline.ground.retriever import MomentRetriever
+
+        retriever = MomentRetriever.from_checkpoint(checkpoint, device, sources)
+        if opened.facts.network:
+            return lambda question, count, allowed, _: search_by_network(opened, retriever, question, count, allowed)
+    opened.refuse_network()
+    grounder = ZeroShot.from_model(opened.facts.model, device, sources)
+    if grounder.untrained:
+        say(f"warning: the weights of {grounder.model} are random: this answer is meaningless")
+
+    def ask(question: Question, count: int, allowed: Filter, dedupe: bool) -> SearchResult:
+        if retriever is None:
+            return search_index(opened, grounder, question, count, allowed, dedupe)
+        first = search_index(opened, grounder, question, max(count, 2 * FILMS), allowed, dedupe)
+        return look_again(opened, retriever, question, first, count)
+
+    return ask
 
 
 def _say_report(report: IndexReport) -> None:
@@ -220,9 +253,9 @@ def _broken(files: Sequence[BrokenFile]) -> list[dict[str, str]]:
     return [{"file": str(one.path), "reason": one.reason, "message": one.message} for one in files]
 
 
-def _say_notes(result: SearchResult, grounder: ZeroShot) -> None:
+def _say_notes(result: SearchResult) -> None:
     if result.words_cut:
-        say(f"note: the model reads {grounder.max_words} tokens; the rest of the query was left out")
+        say("note: the query is longer than the model reads; its end was left out")
     if result.moments and not result.confident:
         say("note: no confident match: what fits best fits no better than generic sentences fit something here")
 

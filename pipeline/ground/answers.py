@@ -108,8 +108,8 @@ class FoundMoment:
     score: float
     query: str
     score_kind: str
-    """`probability` (of a trained network, see `Moment`), `contrast` (zero-shot: it ranks the moments of one search),
-    or `fused` (reciprocal ranks of several kinds of evidence)."""
+    """`probability` (of a trained network, see `Moment`), `salient` (that, weighed among all films of a search),
+    `contrast` (zero-shot: it ranks the moments of one search), or `fused` (reciprocal ranks of several kinds)."""
     model: str
     """The run or model that answered."""
     evidence: tuple[Evidence, ...] = ()

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mesm.datasets.shards.folder import folder_path
 from mesm.extractors.contracts import VideoEncoder
 from mesm.extractors.weights.sources import WeightSources
 from mesm.model.batch import Batch, Words
@@ -86,6 +87,11 @@ class MomentRetriever:
     def method(self) -> dict[str, str]:
         """What answers say of how they were made."""
         return {"name": self.config.model.name}
+
+    @property
+    def folder_names(self) -> tuple[str, ...]:
+        """Names of the folders of features that its encoders fill."""
+        return tuple(folder_path(Path(), encoder.name, encoder.spec).name for encoder in self.encoders)
 
     @property
     def max_words(self) -> int:

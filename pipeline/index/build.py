@@ -54,7 +54,7 @@ class IndexReport:
 def add_files(
     index: IndexStore,
     places: Sequence[Path],
-    encoder: VideoEncoder,
+    encoders: Sequence[VideoEncoder],
     device: str | torch.device = "cpu",
     settings: DecodeSettings | None = None,
     prune: bool = False,
@@ -72,12 +72,13 @@ def add_files(
         with ProgressBar("films", len(plan.work)) as bar:
             for start in range(0, len(plan.work), FILES_PER_ROUND):
                 files = plan.work[start : start + FILES_PER_ROUND]
-                adding = _Round(index, encoder, report, bar, start)
+                adding = _Round(index, encoders, report, bar, start)
                 adding.run(files, device, settings or DecodeSettings())
         index.catalogue.remove_files(plan.gone if prune else [])
         report.pruned = len(plan.gone) if prune else 0
-        if len(index.folder.shards()) > SHARDS_BEFORE_COMPACTION:
-            index.folder.compact()
+        for folder in index.folders:
+            if len(folder.shards()) > SHARDS_BEFORE_COMPACTION:
+                folder.compact()
     return report
 
 
@@ -93,8 +94,9 @@ def remove(index: IndexStore, place: Path) -> int:
 
 def finish_films(index: IndexStore) -> None:
     """Let those films be searched whose vectors are on the disk: new ones, and those of a run that was killed."""
-    index.folder.refresh()
-    ready = [film for film in index.catalogue.films_without_norms() if film in index.folder]
+    for folder in index.folders:
+        folder.refresh()
+    ready = [film for film in index.catalogue.films_without_norms() if index.has(film)]
     if ready:
         index.catalogue.add_norms((film, row_norms(index.folder.read(film)["features"])) for film in ready)
 
@@ -103,9 +105,9 @@ class _Round:
     """Some files at a time: hashed, decoded where their content is new, entered."""
 
     def __init__(
-        self, index: IndexStore, encoder: VideoEncoder, report: IndexReport, bar: ProgressBar, done: int
+        self, index: IndexStore, encoders: Sequence[VideoEncoder], report: IndexReport, bar: ProgressBar, done: int
     ) -> None:
-        self._index, self._encoder, self._report, self._bar, self._done = index, encoder, report, bar, done
+        self._index, self._encoders, self._report, self._bar, self._done = index, encoders, report, bar, done
         self._waiting: dict[str, list[ListedFile]] = {}
         """Files by the film that they hold, until that film is searched."""
         self._decoded: set[str] = set()
@@ -117,8 +119,8 @@ class _Round:
         try:
             summary = extract_videos(
                 items,
-                [self._encoder],
-                [self._index.folder],
+                self._encoders,
+                self._index.folders,
                 workers=settings.workers,
                 batch_size=settings.batch_size,
                 timeout_s=settings.timeout_s,
@@ -152,7 +154,7 @@ class _Round:
     def _enter(self, settled: int, total: int) -> None:
         """Enter the files whose films are stored by now."""
         self._bar.update(self._done + settled)
-        ready = [film for film in self._waiting if film in self._index.folder and self._index.catalogue.has_film(film)]
+        ready = [film for film in self._waiting if self._index.has(film) and self._index.catalogue.has_film(film)]
         if not ready:
             return
         finish_films(self._index)

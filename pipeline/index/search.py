@@ -91,7 +91,7 @@ def search(
     """Return the best moments of an index; PipelineError for an empty question or a model of another index."""
     index.refuse_other_model(grounder.model, grounder.text.spec)
     wanted, cut = grounder.direction(question, lambda: index.matrix.mean())
-    matrix, files = index.matrix, _files_of(index, allowed or Filter())
+    matrix, files = index.matrix, files_of(index, allowed or Filter())
     searched = np.array([film in files for film in matrix.films], bool)
     scores = matrix.scores(wanted)
     spans = find_moments(matrix, scores, searched, grounder.reading, index.facts.row_s, count)
@@ -177,7 +177,8 @@ def _overlap(hit: _Hit, said: SpokenSpan) -> bool:
     return hit.film == said.film and min(hit.end_s, said.end_s) > max(hit.start_s, said.start_s)
 
 
-def _files_of(index: IndexStore, allowed: Filter) -> Mapping[str, list[IndexedFile]]:
+def files_of(index: IndexStore, allowed: Filter) -> Mapping[str, list[IndexedFile]]:
+    """Return the films that may answer, with the files of each that may."""
     films = index.catalogue.films()
     found: dict[str, list[IndexedFile]] = {}
     for file in index.catalogue.files().values():
@@ -196,8 +197,7 @@ def _found(
     cut: bool,
     confident: bool,
 ) -> FoundMoment:
-    states = [(file, _state(file)) for file in files[hit.film]]
-    file, state = min(states, key=lambda pair: ("", "changed", "missing").index(pair[1]))
+    file, state = present_file(files[hit.film])
     said = ((state, True), (UNTRAINED, grounder.untrained), (NO_MATCH, not confident), ("query cut", cut))
     notes = [note for note, holds in said if note and holds]
     return FoundMoment(
@@ -212,6 +212,12 @@ def _found(
         tuple(notes),
         grounder.method,
     )
+
+
+def present_file(files: Sequence[IndexedFile]) -> tuple[IndexedFile, str]:
+    """Return the file of a film that is there, if one is, and how it is: empty, `changed` or `missing`."""
+    states = [(file, _state(file)) for file in files]
+    return min(states, key=lambda pair: ("", "changed", "missing").index(pair[1]))
 
 
 def _state(file: IndexedFile) -> str:

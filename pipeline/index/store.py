@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,59 +34,65 @@ class IndexFacts:
     """What holds for a whole index."""
 
     model: str
-    """As `--model` names it."""
-    folder: str
-    """Name of the folder of its vectors."""
+    """As `--model` names it, or a run's name."""
+    folders: tuple[str, ...]
+    """Names of the folders of its vectors; the first one's are searched."""
     row_s: float
     """Seconds of a row."""
     weights: str
     """Which weights made the vectors, as their specification says."""
+    network: bool = False
+    """Whether the vectors are those that a trained network reads, which no sentence can be compared with."""
 
 
 class IndexStore:
     """Films that were encoded once, to be asked as often as one likes."""
 
-    def __init__(self, path: Path, facts: IndexFacts, catalogue: Catalogue, folder: FeatureFolder) -> None:
+    def __init__(self, path: Path, facts: IndexFacts, catalogue: Catalogue, folders: Sequence[FeatureFolder]) -> None:
         """Stand for an index that is open; use `open` or `create_or_open`."""
-        self.path, self.facts, self.catalogue, self.folder = path, facts, catalogue, folder
+        self.path, self.facts, self.catalogue, self.folders = path, facts, catalogue, list(folders)
+        self.folder = self.folders[0]
         self._matrix: RowMatrix | None = None
         self._seen = -1
 
     @classmethod
-    def create_or_open(cls, path: Path, model: str, encoder: VideoEncoder) -> IndexStore:
-        """Open an index for the vectors of an encoder, making it when it is not there.
+    def create_or_open(
+        cls, path: Path, model: str, encoders: Sequence[VideoEncoder], network: bool = False
+    ) -> IndexStore:
+        """Open an index for the vectors of encoders, making it when it is not there.
 
         Raises PipelineError when it holds the vectors of another model, is damaged, or of a newer version.
         """
         if not (path / INDEX_FILE).exists():
             if path.is_file() or (path.is_dir() and any(path.iterdir()) and not _is_begun(path)):
                 raise PipelineError(f"{path} is there already and is no index; give another folder by --index")
-            folder = feature_folder(path / "features", encoder)
-            facts = IndexFacts(model, folder.path.name, encoder.clip_len_s, str(encoder.spec.get("weights", "")))
+            made = tuple(feature_folder(path / "features", encoder).path.name for encoder in encoders)
+            weights = ", ".join(str(encoder.spec.get("weights", "")) for encoder in encoders)
+            facts = IndexFacts(model, made, encoders[0].clip_len_s, weights, network)
             publish_text(path / INDEX_FILE, json.dumps({"format": FORMAT, **vars(facts)}, indent=1) + "\n")
         facts = read_facts(path)
-        name = f"{encoder.name}-{fingerprint(encoder.spec)[:NAME_DIGITS]}"
-        if facts.folder != name:
+        names = tuple(f"{encoder.name}-{fingerprint(encoder.spec)[:NAME_DIGITS]}" for encoder in encoders)
+        if facts.folders != names:
             raise PipelineError(
-                f"{path} was made by {facts.model} ({facts.folder}); {model} makes other vectors ({name}). Ask with "
-                f"--model {facts.model}, or make another index by --index"
+                f"{path} was made by {facts.model} ({', '.join(facts.folders)}); {model} makes other vectors "
+                f"({', '.join(names)}). Use {facts.model}, or make another index by --index"
             )
-        catalogue = Catalogue.create_or_open(path / CATALOGUE_FILE)
-        return cls(path, facts, catalogue, feature_folder(path / "features", encoder))
+        folders = [feature_folder(path / "features", encoder) for encoder in encoders]
+        return cls(path, facts, Catalogue.create_or_open(path / CATALOGUE_FILE), folders)
 
     @classmethod
     def open(cls, path: Path) -> IndexStore:
         """Open an index to ask it; PipelineError when there is none, or it cannot be used."""
         facts = read_facts(path)
         try:
-            folder = FeatureFolder.open(path / "features" / facts.folder)
+            folders = [FeatureFolder.open(path / "features" / name) for name in facts.folders]
         except FeatureError as error:
             raise PipelineError(f"{path} is damaged: {error}") from error
         if not (path / CATALOGUE_FILE).exists():
             raise PipelineError(
                 f"{path} has no {CATALOGUE_FILE}; run index again with its files, they are not encoded anew"
             )
-        return cls(path, facts, Catalogue.open(path / CATALOGUE_FILE), folder)
+        return cls(path, facts, Catalogue.open(path / CATALOGUE_FILE), folders)
 
     @property
     def matrix(self) -> RowMatrix:
@@ -101,7 +107,7 @@ class IndexStore:
     def encoded(self, path: Path) -> EncodedVideo | None:
         """Return the vectors of a file that is as it was indexed; None when it is not here, or changed."""
         file = self.catalogue.files().get(Path(os.path.abspath(path)))
-        if file is None or file.film_id not in self.folder:
+        if file is None or not self.has(file.film_id):
             return None
         try:
             status = os.stat(path)
@@ -109,11 +115,27 @@ class IndexStore:
             return None
         if (status.st_size, status.st_mtime_ns) != (file.size, file.modified_ns):
             return None
-        film = self.catalogue.films()[file.film_id]
-        return EncodedVideo(path, film.duration_s, (self.folder.read(file.film_id)["features"],))
+        return self.encoded_film(path, file.film_id, self.catalogue.films()[file.film_id].duration_s)
+
+    def encoded_film(self, path: Path, film: str, duration_s: float) -> EncodedVideo:
+        """Return the vectors of a film, which lies at a path."""
+        return EncodedVideo(path, duration_s, tuple(folder.read(film)["features"] for folder in self.folders))
+
+    def has(self, film: str) -> bool:
+        """Tell whether all vectors of a film are on the disk."""
+        return all(film in folder for folder in self.folders)
+
+    def refuse_network(self) -> None:
+        """Raise PipelineError when the vectors are those of a network, which no sentence can be compared with."""
+        if self.facts.network:
+            raise PipelineError(
+                f"{self.path} was made for the network {self.facts.model}; give its run by --checkpoint, or make an "
+                "index without"
+            )
 
     def refuse_other_model(self, model: str, spec: Mapping[str, Any]) -> None:
         """Raise PipelineError when a model's sentence vectors do not belong to the vectors of this index."""
+        self.refuse_network()
         weights = str(spec.get("weights", ""))
         if weights != self.facts.weights:
             raise PipelineError(
@@ -133,7 +155,11 @@ def read_facts(path: Path) -> IndexFacts:
         content = json.loads(file.read_text(encoding="utf-8"))
         version = content["format"]
         facts = IndexFacts(
-            str(content["model"]), str(content["folder"]), float(content["row_s"]), str(content["weights"])
+            str(content["model"]),
+            tuple(map(str, content["folders"])),
+            float(content["row_s"]),
+            str(content["weights"]),
+            bool(content["network"]),
         )
     except FileNotFoundError:
         raise PipelineError(

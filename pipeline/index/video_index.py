@@ -47,14 +47,14 @@ class VideoIndex:
         place = Path(path)
         name = model or (read_facts(place).model if (place / INDEX_FILE).exists() else DEFAULT_MODEL)
         grounder = ZeroShot.from_model(name, device, sources)
-        return cls(IndexStore.create_or_open(place, grounder.model, grounder.encoder), grounder)
+        return cls(IndexStore.create_or_open(place, grounder.model, [grounder.encoder]), grounder)
 
     def add(
         self, places: Sequence[str | Path], prune: bool = False, settings: DecodeSettings | None = None
     ) -> IndexReport:
         """Add the videos of files and folders that are new or changed; see `add_files`."""
         paths = [Path(place) for place in places]
-        report = add_files(self.store, paths, self.grounder.encoder, self.grounder.device, settings, prune)
+        report = add_files(self.store, paths, [self.grounder.encoder], self.grounder.device, settings, prune)
         if report.encoded or report.pruned:
             note_generic_peak(self.store, self.grounder)
         return report

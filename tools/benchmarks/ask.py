@@ -67,8 +67,8 @@ def synthetic_index(path: Path, rows: int, seed: int = 0) -> IndexStore:
 
 def _reopened(path: Path) -> IndexStore:
     folder = FeatureFolder.open(next((path / "features").iterdir()))
-    facts = IndexFacts("synthetic", folder.path.name, 1.0, "none")
-    return IndexStore(path, facts, Catalogue.open(path / CATALOGUE_FILE), folder)
+    facts = IndexFacts("synthetic", (folder.path.name,), 1.0, "none")
+    return IndexStore(path, facts, Catalogue.open(path / CATALOGUE_FILE), [folder])
 
 
 def _enter(catalogue: Catalogue, film: str, features: np.ndarray) -> None:

@@ -26,8 +26,8 @@ from colours import ColourFrames
 from mesm.pipeline.index.build import add_files
 from mesm.pipeline.index.store import IndexStore
 if __name__ == "__main__":
-    index = IndexStore.create_or_open(Path(sys.argv[3]), "colours", ColourFrames())
-    print(add_files(index, [Path(sys.argv[2])], ColourFrames()).encoded, flush=True)
+    index = IndexStore.create_or_open(Path(sys.argv[3]), "colours", [ColourFrames()])
+    print(add_files(index, [Path(sys.argv[2])], [ColourFrames()]).encoded, flush=True)
 """
 
 

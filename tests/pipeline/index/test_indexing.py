@@ -33,7 +33,7 @@ def place(films: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[IndexStore]:
-    opened = IndexStore.create_or_open(tmp_path / "index", "colours", ColourFrames())
+    opened = IndexStore.create_or_open(tmp_path / "index", "colours", [ColourFrames()])
     yield opened
     opened.close()
 
@@ -44,10 +44,10 @@ def names(index: IndexStore) -> list[str]:
 
 
 def test_a_folder_is_added_once(index: IndexStore, place: Path) -> None:
-    first = add_files(index, [place], ColourFrames())
+    first = add_files(index, [place], [ColourFrames()])
     assert (first.encoded, first.failed, names(index)) == (2, [], ["a.mp4", "b.mp4"])
     assert len(index.matrix) == 22 + 20
-    again = add_files(index, [place], ColourFrames())
+    again = add_files(index, [place], [ColourFrames()])
     assert (again.encoded, again.known, again.unchanged) == (0, 0, 2)
     film = next(file.film_id for file in index.catalogue.files().values() if file.path.name == "a.mp4")
     assert index.catalogue.films()[film] == Film(film, (place / "a.mp4").stat().st_size, 22.0, 64, 48)
@@ -59,32 +59,32 @@ def test_a_folder_is_added_once(index: IndexStore, place: Path) -> None:
 def test_moved_and_copied_films_are_not_decoded_again(
     index: IndexStore, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_files(index, [place], ColourFrames())
+    add_files(index, [place], [ColourFrames()])
     (place / "a.mp4").rename(place / "c.mp4")
     shutil.copy(place / "b.mp4", place / "-b again.mp4")
     monkeypatch.setattr(ColourFrames, "encode", lambda *_: pytest.fail("encoded again"))
-    report = add_files(index, [place], ColourFrames(), prune=True)
+    report = add_files(index, [place], [ColourFrames()], prune=True)
     assert (report.encoded, report.known, report.pruned) == (0, 2, 1)
     assert names(index) == ["-b again.mp4", "b.mp4", "c.mp4"]
 
 
 def test_what_is_gone_stays_until_it_is_pruned(index: IndexStore, place: Path) -> None:
-    add_files(index, [place], ColourFrames())
+    add_files(index, [place], [ColourFrames()])
     (place / "a.mp4").unlink()
-    assert [path.name for path in add_files(index, [place], ColourFrames()).gone] == ["a.mp4"]
+    assert [path.name for path in add_files(index, [place], [ColourFrames()]).gone] == ["a.mp4"]
     assert names(index) == ["a.mp4", "b.mp4"]
-    add_files(index, [place], ColourFrames(), prune=True)
+    add_files(index, [place], [ColourFrames()], prune=True)
     assert names(index) == ["b.mp4"]
     assert len(index.matrix) == 20
     with pytest.raises(PipelineError, match="no such thing"):
-        add_files(index, [place / "nowhere"], ColourFrames(), prune=True)
+        add_files(index, [place / "nowhere"], [ColourFrames()], prune=True)
     assert names(index) == ["b.mp4"]
 
 
 def test_a_film_that_changed_is_decoded_again(index: IndexStore, place: Path) -> None:
-    add_files(index, [place], ColourFrames())
+    add_files(index, [place], [ColourFrames()])
     write_film(place / "a.mp4", (5, BLUE))
-    assert add_files(index, [place], ColourFrames()).encoded == 1
+    assert add_files(index, [place], [ColourFrames()]).encoded == 1
     assert len(index.matrix) == 5 + 20
     assert index.catalogue.counts()["films"] == 2
 
@@ -96,17 +96,17 @@ def test_broken_files_stop_nobody(index: IndexStore, place: Path) -> None:
     os.mkfifo(place / "pipe.mp4")
     odd = place / b"caf\xe9 'x'\n.mp4".decode("utf-8", "surrogateescape")
     (place / "b.mp4").rename(odd)
-    report = add_files(index, [place], ColourFrames())
+    report = add_files(index, [place], [ColourFrames()])
     assert sorted(one.path.name for one in report.failed) == ["dangling.mp4", "empty.mp4", "pipe.mp4", "text.mp4"]
     assert names(index) == sorted(["a.mp4", odd.name])
     assert len(index.catalogue.failures()) == 4
     write_film(place / "text.mp4", (3, RED))
-    assert len(add_files(index, [place], ColourFrames()).failed) == 3
+    assert len(add_files(index, [place], [ColourFrames()]).failed) == 3
     assert len(index.catalogue.failures()) == 3
 
 
 def test_files_and_folders_are_removed(index: IndexStore, place: Path) -> None:
-    add_files(index, [place], ColourFrames())
+    add_files(index, [place], [ColourFrames()])
     assert (remove(index, place / "a.mp4"), names(index)) == (1, ["b.mp4"])
     assert (remove(index, place), names(index)) == (1, [])
     assert (remove(index, place), len(index.matrix)) == (0, 0)
@@ -133,10 +133,10 @@ def test_after_a_kill_the_same_command_goes_on(
         patch.setattr("mesm.datasets.shards.publishing.write_point", kill)
         patch.setattr(build._Round, "_enter", lambda *_: None)
         with pytest.raises(Killed):
-            add_files(index, [place], ColourFrames())
+            add_files(index, [place], [ColourFrames()])
     index.close()
-    opened = IndexStore.create_or_open(index.path, "colours", ColourFrames())
-    add_files(opened, [place], ColourFrames())
+    opened = IndexStore.create_or_open(index.path, "colours", [ColourFrames()])
+    add_files(opened, [place], [ColourFrames()])
     assert names(opened) == ["a.mp4", "b.mp4"]
     assert len(opened.matrix) == 42
     assert sorted(path.name for path in opened.folder.path.iterdir() if path.name.startswith(".tmp")) == []
@@ -145,7 +145,7 @@ def test_after_a_kill_the_same_command_goes_on(
 def test_a_lost_catalogue_is_made_anew_without_encoding(
     index: IndexStore, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_files(index, [place], ColourFrames())
+    add_files(index, [place], [ColourFrames()])
     index.close()
     (index.path / CATALOGUE_FILE).write_bytes(b"torn")
     with pytest.raises(PipelineError, match=r"damaged.*delete it"):
@@ -155,8 +155,8 @@ def test_a_lost_catalogue_is_made_anew_without_encoding(
     with pytest.raises(PipelineError, match="run index again"):
         IndexStore.open(index.path)
     monkeypatch.setattr(ColourFrames, "encode", lambda *_: pytest.fail("encoded again"))
-    opened = IndexStore.create_or_open(index.path, "colours", ColourFrames())
-    add_files(opened, [place], ColourFrames())
+    opened = IndexStore.create_or_open(index.path, "colours", [ColourFrames()])
+    add_files(opened, [place], [ColourFrames()])
     assert names(opened) == ["a.mp4", "b.mp4"]
 
 
@@ -165,7 +165,7 @@ def test_other_models_versions_and_folders_are_refused(index: IndexStore, tmp_pa
         spec = {"encoder": "colour", "weights": "other"}  # noqa: RUF012
 
     with pytest.raises(PipelineError, match=r"was made by colours.*others makes other vectors"):
-        IndexStore.create_or_open(index.path, "others", Other())
+        IndexStore.create_or_open(index.path, "others", [Other()])
     with pytest.raises(PipelineError, match="cannot be compared"):
         index.refuse_other_model("others", Other.spec)
     with pytest.raises(PipelineError, match="is no index; make one by"):
@@ -173,7 +173,7 @@ def test_other_models_versions_and_folders_are_refused(index: IndexStore, tmp_pa
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").touch()
     with pytest.raises(PipelineError, match="is there already and is no index"):
-        IndexStore.create_or_open(tmp_path / "full", "colours", ColourFrames())
+        IndexStore.create_or_open(tmp_path / "full", "colours", [ColourFrames()])
     index.catalogue.rows("PRAGMA user_version=7")
     with pytest.raises(PipelineError, match=r"version 7.*reads version 1"):
         IndexStore.open(index.path)

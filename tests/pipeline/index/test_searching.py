@@ -46,8 +46,8 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def index(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[IndexStore]:
-    opened = IndexStore.create_or_open(tmp_path_factory.mktemp("ix") / "index", "colours", ColourFrames())
-    add_files(opened, [films], ColourFrames())
+    opened = IndexStore.create_or_open(tmp_path_factory.mktemp("ix") / "index", "colours", [ColourFrames()])
+    add_files(opened, [films], [ColourFrames()])
     yield opened
     opened.close()
 
@@ -155,14 +155,14 @@ def test_what_generic_sentences_reach_is_kept(index: IndexStore, monkeypatch: py
 
 def test_answers_of_lost_and_changed_files_are_marked(films: Path, tmp_path: Path) -> None:
     place = Path(shutil.copytree(films, tmp_path / "films", ignore=lambda *_: ["long.mp4", "said.mkv"]))
-    opened = IndexStore.create_or_open(tmp_path / "index", "colours", ColourFrames())
-    add_files(opened, [place], ColourFrames())
+    opened = IndexStore.create_or_open(tmp_path / "index", "colours", [ColourFrames()])
+    add_files(opened, [place], [ColourFrames()])
     os.utime(place / "blue.mp4", (1, 1))
     (place / "red.mp4").unlink()
     notes = {m.file.name: m.notes for m in search(opened, colour_model(), Question("red, blue")).moments}
     assert notes == {"red.mp4": ("missing",), "blue.mp4": ("changed",)}
     shutil.copy(films / "red.mp4", place / "copy.mp4")
-    add_files(opened, [place], ColourFrames())
+    add_files(opened, [place], [ColourFrames()])
     best = search(opened, colour_model(), Question("something red")).moments[0]
     assert (best.file.name, best.notes) == ("copy.mp4", ())
     opened.close()
@@ -177,15 +177,15 @@ def test_long_questions_are_cut_and_empty_ones_refused(index: IndexStore) -> Non
 
 
 def test_an_empty_index_answers_nothing(tmp_path: Path) -> None:
-    opened = IndexStore.create_or_open(tmp_path / "index", "colours", ColourFrames())
+    opened = IndexStore.create_or_open(tmp_path / "index", "colours", [ColourFrames()])
     result = search(opened, colour_model(), Question("something red"))
     assert (result.moments, result.confident, result.searched) == ([], False, 0)
 
 
 def test_scores_do_not_depend_on_shards(index: IndexStore, films: Path, tmp_path: Path) -> None:
-    other = IndexStore.create_or_open(tmp_path / "index", "colours", ColourFrames())
+    other = IndexStore.create_or_open(tmp_path / "index", "colours", [ColourFrames()])
     for name in ("said.mkv", "blue.mp4", "red.mp4", "long.mp4"):
-        add_files(other, [films / name], ColourFrames())
+        add_files(other, [films / name], [ColourFrames()])
     before = search(other, colour_model(), Question("something blue"), dedupe=False).moments
     assert before == search(index, colour_model(), Question("something blue"), dedupe=False).moments
     assert other.folder.compact() == 3
