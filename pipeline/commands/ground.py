@@ -66,14 +66,7 @@ def ground(
     result = grounder.ground(encoded, query, top_k)
     if result.words_cut:
         say(f"note: the network reads {grounder.max_words} words; the rest of the query was left out")
-    if result.match is not None:
-        facts["match"] = {
-            "confident": result.match.confident,
-            "contrast": result.match.contrast,
-            "chance": result.match.chance,
-        }
-        if not result.match.confident:
-            say("note: no confident match: the query stands out in this video no more than any sentence does")
+    facts |= _match(result)
     if html is not None:
         from mesm.pipeline.ground.page import write_grounding_page
 
@@ -120,6 +113,16 @@ def _without_a_run(
         facts["warning"] = "meaningless: the weights are random"
         say(f"warning: the weights of {name} are random: this answer is meaningless")
     return grounder, facts
+
+
+def _match(result: GroundingResult) -> dict[str, Any]:
+    """Say when the answer is no better than chance; return what the JSON says of it."""
+    match = result.match
+    if match is None:
+        return {}
+    if not match.confident:
+        say("note: no confident match: the query stands out in this video no more than any sentence does")
+    return {"match": {"confident": match.confident, "contrast": match.contrast, "chance": match.chance}}
 
 
 def _print_moments(result: GroundingResult) -> None:
