@@ -146,7 +146,9 @@ def load_tower(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], ima
     refuse_misfits(expected, state, source)
     prefix = IMAGE_PREFIX if images else ""
     tower = towers[prefix]
-    tower.load_state_dict({name: state[f"{prefix}{name}"].float() for name in tower.state_dict()}, assign=True)
+    # Copied, as the file may be mapped, and files change.
+    own = {name: state[f"{prefix}{name}"].to(torch.float32, copy=True) for name in tower.state_dict()}
+    tower.load_state_dict(own, assign=True)
     return tower
 
 
