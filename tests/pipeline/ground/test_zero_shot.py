@@ -177,6 +177,27 @@ def test_a_folder_of_transformers_answers_by_the_command(
     assert answers[0]["moments"]
 
 
+@pytest.mark.parametrize(("query", "confident"), [("it is red", True), ("it is loud", False)])
+def test_the_command_says_when_nothing_was_found(
+    query: str, confident: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ZeroShot, "from_model", lambda *_: ZeroShot(ColourEncoder(), ColourWords()))
+    film = write_video(tmp_path / "a.mp4", (6, GREY), (8, RED), (16, GREY))
+    assert cli.run(["ground", str(film), query, "--zero-shot", "--json", "--device", "cpu"]) == 0
+    shown = capsys.readouterr()
+    answer = json.loads(shown.out)
+    assert answer["match"]["confident"] == confident
+    assert answer["moments"]
+    assert sum("no confident match" in line for line in shown.err.splitlines()) == (not confident)
+
+
+def test_a_decoder_is_for_answers_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["ground", "a.mp4", "red", "--checkpoint", str(tmp_path), "--decoder", "path"]) == 2
+    assert "--decoder with none; give one of them" in capsys.readouterr().err
+    assert cli.run(["ground", "a.mp4", "red", "--decoder", "pathh", "--device", "cpu"]) == 2
+    assert "did you mean 'path'" in capsys.readouterr().err
+
+
 def test_kept_features_need_no_image_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film = write_video(tmp_path / "a.mp4", (6, GREY), (6, RED))
     network = make_clip(TINY_CLIP)
