@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 ResizeMode = Literal["device", "swscale", "pil", "none"]
+Smoothing = Literal["bicubic", "bilinear"]
 SamplingMode = Literal["clean", "parity"]
 
 
@@ -60,6 +61,8 @@ class FrameTransform:
     """(height, width) after scaling, whatever the aspect."""
     crop: tuple[int, int]
     """(height, width) of the centre crop."""
+    smoothing: Smoothing = "bicubic"
+    """Filter of the scaling; `swscale` has the bicubic one alone."""
 
 
 @dataclass(frozen=True)

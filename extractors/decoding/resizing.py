@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mesm.extractors.contracts import FrameTransform
+from mesm.extractors.contracts import FrameTransform, Smoothing
 from mesm.extractors.errors import EncoderError
 
 
@@ -54,12 +54,13 @@ def apply_transform(frames: torch.Tensor | np.ndarray, transform: FrameTransform
     size = scaled_size(height, width, transform)
     if size != (height, width):
         if transform.resize == "pil":
-            tensor = _scale_pil(tensor, size)
+            tensor = _scale_pil(tensor, size, transform.smoothing)
         else:
             # The width is scaled before the height: what the crop leaves out beside needs no second step.
-            images = bicubic(tensor.permute(0, 3, 1, 2), (height, size[1]))
+            images = scaled(tensor.permute(0, 3, 1, 2), (height, size[1]), transform.smoothing)
             left = (size[1] - transform.crop[1]) // 2
-            images = bicubic(images[..., left : left + transform.crop[1]], (size[0], transform.crop[1]))
+            images = images[..., left : left + transform.crop[1]]
+            images = scaled(images, (size[0], transform.crop[1]), transform.smoothing)
             tensor = images.permute(0, 2, 3, 1)
     return center_crop(tensor, transform.crop)
 
@@ -76,30 +77,30 @@ def _short_side_size(height: int, width: int, short_side: int) -> tuple[int, int
     return height * short_side // width, short_side
 
 
-def bicubic(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Scale (n, 3, H, W) uint8 images to (n, 3, h, w) uint8 by torch's antialiased bicubic filter.
+def scaled(images: torch.Tensor, size: tuple[int, int], smoothing: Smoothing = "bicubic") -> torch.Tensor:
+    """Scale (n, 3, H, W) uint8 images to (n, 3, h, w) uint8 by torch's antialiased filter.
 
     The processor's filter rounds to uint8 after scaling the width and again after the height. Accelerators have no
-    filter for uint8, so `bicubic_in_steps` does the same there.
+    filter for uint8, so `scaled_in_steps` does the same there.
     """
     if images.device.type == "cpu":
-        return torch.nn.functional.interpolate(images, size=size, mode="bicubic", antialias=True)
-    return bicubic_in_steps(images, size)
+        return torch.nn.functional.interpolate(images, size=size, mode=smoothing, antialias=True)
+    return scaled_in_steps(images, size, smoothing)
 
 
-def bicubic_in_steps(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Do what `bicubic` does, in float32: under 1 % of the values differ, by 1 or at most 2."""
-    scaled = images.float()
+def scaled_in_steps(images: torch.Tensor, size: tuple[int, int], smoothing: Smoothing = "bicubic") -> torch.Tensor:
+    """Do what `scaled` does, in float32: under 1 % of the values differ, by 1 or at most 2."""
+    values = images.float()
     for step in ((images.shape[2], size[1]), size):
-        if step == tuple(scaled.shape[2:]):
+        if step == tuple(values.shape[2:]):
             continue
-        scaled = torch.nn.functional.interpolate(scaled, size=step, mode="bicubic", antialias=True)
-        scaled = scaled.round().clamp(0, 255)
-    return scaled.to(torch.uint8)
+        values = torch.nn.functional.interpolate(values, size=step, mode=smoothing, antialias=True)
+        values = values.round().clamp(0, 255)
+    return values.to(torch.uint8)
 
 
-def _scale_pil(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _scale_pil(frames: torch.Tensor, size: tuple[int, int], smoothing: Smoothing) -> torch.Tensor:
     height, width = size
     images = (Image.fromarray(frame) for frame in frames.cpu().numpy())
-    scaled = [np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)) for image in images]
+    scaled = [np.asarray(image.resize((width, height), Image.Resampling[smoothing.upper()])) for image in images]
     return torch.from_numpy(np.stack(scaled)).to(frames.device)

@@ -35,7 +35,7 @@ from mesm.extractors.encoders.network_encoder import (
     inference,
 )
 from mesm.extractors.errors import EncoderError, WeightsError
-from mesm.extractors.weights.converters import convert_clip
+from mesm.extractors.weights.converters import clip_state, convert_clip
 from mesm.extractors.weights.sources import WeightsFile, WeightsRequest, build_network, read_weights
 
 OPENAI_MODEL = "ViT-B-32-quickgelu"
@@ -137,7 +137,7 @@ def build_image_encoder(
         transform = FrameTransform(settings.resize, short_side=max(crop), exact=None, crop=crop)
 
         def tower() -> nn.Module:
-            return load_tower(config, convert_clip(read_weights(weights)), images=True, source=str(weights.path))
+            return load_tower(config, clip_state(read_weights(weights)), images=True, source=str(weights.path))
 
         network = tower if settings.deferred else tower()
         dim = int(config["embed_dim"])
@@ -169,7 +169,7 @@ def build_text_encoder(request: WeightsRequest, device: torch.device, options: M
     plain = _plain(request, options)
     if plain is not None:
         config, weights, spec = plain
-        found = load_tower(config, convert_clip(read_weights(weights)), images=False, source=str(weights.path))
+        found = load_tower(config, clip_state(read_weights(weights)), images=False, source=str(weights.path))
         context = int(config["text_cfg"].get("context_length", CONTEXT_LENGTH))
         return ClipTextEncoder(found, tokenizer(context), device, spec)
     clip = _build(request, options)

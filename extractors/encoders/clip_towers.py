@@ -100,7 +100,9 @@ class TextTower(nn.Module):
         super().__init__()
         text, quick_gelu = config["text_cfg"], bool(config.get("quick_gelu"))
         width, context = int(text.get("width", 512)), int(text.get("context_length", 77))
-        self.token_embedding = nn.Embedding(int(text.get("vocab_size", 49408)), width)
+        # Drawing its initial values without a device would load torch's compiler, which takes seconds.
+        vectors = torch.empty(int(text.get("vocab_size", 49408)), width)
+        self.token_embedding = nn.Embedding(vectors.shape[0], width, _weight=vectors)
         self.positional_embedding = nn.Parameter(torch.empty(context, width))
         layers, heads = int(text.get("layers", 12)), int(text.get("heads", 8))
         self.transformer = Transformer(width, layers, heads, quick_gelu)
@@ -134,7 +136,7 @@ def image_size(config: Mapping[str, Any]) -> tuple[int, int]:
 def load_tower(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], images: bool, source: str) -> nn.Module:
     """Build one tower and fill it; every tensor of the file must have its place in one of the two, see `load_exactly`.
 
-    images: the image tower, else the text tower; state: open_clip's names, float32.
+    images: the image tower, else the text tower; state: open_clip's names, in any precision. The tower is in float32.
     """
     with torch.device("meta"):
         towers = {IMAGE_PREFIX: ImageTower(config), "": TextTower(config)}
@@ -144,7 +146,9 @@ def load_tower(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], ima
     refuse_misfits(expected, state, source)
     prefix = IMAGE_PREFIX if images else ""
     tower = towers[prefix]
-    tower.load_state_dict({name: state[f"{prefix}{name}"] for name in tower.state_dict()}, assign=True)
+    # Copied, as the file may be mapped, and files change.
+    own = {name: state[f"{prefix}{name}"].to(torch.float32, copy=True) for name in tower.state_dict()}
+    tower.load_state_dict(own, assign=True)
     return tower
 
 

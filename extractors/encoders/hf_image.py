@@ -1,9 +1,10 @@
-"""CLIP- and SigLIP-family models of transformers: image features of one frame per clip, and text features.
+"""CLIP-, SigLIP- and X-CLIP-family models of transformers: features of frames, or of clips, and of texts.
 
-Any checkpoint whose model has `get_image_features` and `get_text_features`, from a local folder as
-`save_pretrained` writes it, or from the hub. No code of a checkpoint is run.
+Any checkpoint whose model has `get_image_features` (one frame a row) or `get_video_features` (as many as the model
+takes), and `get_text_features`, from a local folder as `save_pretrained` writes it, or from the hub. No code of a
+checkpoint is run. The encoders of images and of texts share one network while either of them lives.
 
-Image: size, crop, mean and standard deviation of the checkpoint's own image processor, RGB / 255; output (B,
+Image: size, crop, filter, mean and standard deviation of the checkpoint's own image processor, RGB / 255; output (B,
 dim) of `get_image_features`, not L2-normalised. Text: the checkpoint's own tokenizer, cut to the model's
 context; output: the text model's last hidden states of the tokens that are not padding, and the vector of
 `get_text_features`. SigLIP sees its padding, as it was trained; the other families are masked.
@@ -16,11 +17,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
-from mesm.extractors.contracts import FramePlan, FrameTransform, TextFeatures, VideoInfo
-from mesm.extractors.decoding.sampling import image_rows
+from mesm.extractors.contracts import FramePlan, FrameTransform, Smoothing, TextFeatures, VideoInfo
+from mesm.extractors.decoding.sampling import image_rows, window_rows
 from mesm.extractors.encoders.network_encoder import (
     NetworkTextEncoder,
     NetworkVideoEncoder,
@@ -31,12 +33,19 @@ from mesm.extractors.encoders.network_encoder import (
 )
 from mesm.extractors.errors import EncoderError, WeightsError
 from mesm.extractors.weights.converters import report_mismatch
-from mesm.extractors.weights.sources import WeightsRequest, file_sha256
+from mesm.extractors.weights.sources import Untrained, WeightsRequest, file_sha256
 
 VIDEO_NAME, TEXT_NAME = "hf", "hf-text"
 
 _SETTINGS_FILES = ("*.json", "*.txt", "*.model")
 _OPTIONS = ("model",)
+_networks: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
+"""By folder, device, weights and settings: those that are in use, so that both encoders of a model build it once."""
+PATCHES_OF_ANY_SHAPE = {"siglip2"}
+_BILINEAR, _BICUBIC = 2, 3
+"""Pillow's numbers of filters, by which image processors name theirs."""
+_BILINEAR_BY_DEFAULT = ("VideoMAE", "Siglip2")
+"""Image processors whose filter, where they name none, is not the bicubic one."""
 
 
 class HfImageEncoder(NetworkVideoEncoder):
@@ -50,6 +59,19 @@ class HfImageEncoder(NetworkVideoEncoder):
         """Turn (B, 3, 1, H, W) images into (B, dim)."""
         network: Any = self.network
         return _pooled(network.get_image_features(pixel_values=clips.squeeze(2)))
+
+
+class HfClipEncoder(NetworkVideoEncoder):
+    """As many frames per row as the model takes, spread over the clip: what `get_video_features` gives."""
+
+    def plan(self, info: VideoInfo) -> FramePlan:
+        """Take the frames at the middles of equal parts of each clip."""
+        return FramePlan(window_rows(info, self.clip_len_s, self.frames_per_row), self.transform)
+
+    def features(self, clips: torch.Tensor) -> torch.Tensor:
+        """Turn (B, 3, T, H, W) clips into (B, dim)."""
+        network: Any = self.network
+        return _pooled(network.get_video_features(pixel_values=clips.transpose(1, 2)))
 
 
 class HfTextEncoder(NetworkTextEncoder):
@@ -102,24 +124,36 @@ def _pooled(output: Any) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
-def build_image_encoder(request: WeightsRequest, settings: VideoSettings, options: Mapping[str, Any]) -> HfImageEncoder:
-    """Build the image encoder of the folder or hub id that option `model`, or `weights`, names."""
+def build_image_encoder(
+    request: WeightsRequest, settings: VideoSettings, options: Mapping[str, Any]
+) -> HfImageEncoder | HfClipEncoder:
+    """Build the encoder of images, or of clips, of the folder or hub id that option `model`, or `weights`, names."""
     require_clean(VIDEO_NAME, settings)
-    folder, network, spec = _load(VIDEO_NAME, request, options)
+    folder, network, spec = _load(VIDEO_NAME, request, options, settings.device)
     image = _image_settings(folder)
     transform = _transform(folder, image, settings)
-    with torch.no_grad():
-        dim = int(_pooled(network.get_image_features(pixel_values=torch.zeros(1, 3, *transform.crop))).shape[-1])
-    encoder = HfImageEncoder(VIDEO_NAME, network, settings, dim=dim, transform=transform, frames_per_row=1, spec=spec)
+    clips = not hasattr(network, "get_image_features")
+    frames = int(network.config.vision_config.num_frames) if clips else 1
+    kind = HfClipEncoder if clips else HfImageEncoder
+    encoder = kind(
+        VIDEO_NAME, network, settings, dim=_dim(network), transform=transform, frames_per_row=frames, spec=spec
+    )
     encoder.mean, encoder.std = tuple(image["image_mean"]), tuple(image["image_std"])
     return encoder
+
+
+def _dim(network: Any) -> int:
+    """Return the numbers of a sentence's vector, and so of a row's: both lie in one space."""
+    with torch.no_grad():
+        ids = torch.zeros(1, 2, dtype=torch.long, device=next(network.parameters()).device)
+        return int(_pooled(network.get_text_features(input_ids=ids)).shape[-1])
 
 
 def build_text_encoder(request: WeightsRequest, device: torch.device, options: Mapping[str, Any]) -> HfTextEncoder:
     """Build the text encoder; the model is named as for the image encoder."""
     from transformers import AutoTokenizer
 
-    folder, network, spec = _load(TEXT_NAME, request, options)
+    folder, network, spec = _load(TEXT_NAME, request, options, device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -127,16 +161,32 @@ def build_text_encoder(request: WeightsRequest, device: torch.device, options: M
     return HfTextEncoder(network, tokenizer, device, spec)
 
 
-def _load(name: str, request: WeightsRequest, options: Mapping[str, Any]) -> tuple[Path, Any, dict[str, Any]]:
+def _load(
+    name: str, request: WeightsRequest, options: Mapping[str, Any], device: torch.device
+) -> tuple[Path, Any, dict[str, Any]]:
     """Return the model's folder, the network and what the spec says of both."""
-    from transformers import AutoConfig, AutoModel
-
     check_options(name, options, _OPTIONS)
     untrained = request.untrained()
     chosen = options.get("model") or (None if untrained or request.choice == "default" else request.choice)
     if chosen is None:
         raise EncoderError(f"encoder {name} needs the option model: a folder, or the id of a model on the hub")
     folder = _folder(chosen, request, with_weights=untrained is None)
+    identity = f"sha256:{_digest(_weight_files(folder))}" if untrained is None else untrained.identity
+    spec = {"weights": identity, "settings": _digest(_settings_files(folder))}
+    key = (str(folder.resolve()), str(device), *spec.values())
+    network = _networks.get(key)
+    if network is None:
+        network = _networks[key] = _network(folder, untrained)
+    return folder, network, spec
+
+
+def _network(folder: Path, untrained: Untrained | None) -> Any:
+    """Build the network of a folder, in float32."""
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
+
+    # Bars of its own for every file, also where nobody watches.
+    logging.disable_progress_bar()
     try:
         if untrained is None:
             network = _pretrained(AutoModel, folder)
@@ -147,10 +197,15 @@ def _load(name: str, request: WeightsRequest, options: Mapping[str, Any]) -> tup
                 network = AutoModel.from_config(config)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise WeightsError(f"{folder} is not a model that transformers can load: {error}") from error
-    if not hasattr(network, "get_image_features") or not hasattr(network, "get_text_features"):
+    sees = hasattr(network, "get_image_features") or hasattr(network, "get_video_features")
+    if not sees or not hasattr(network, "get_text_features"):
         raise EncoderError(f"{folder} holds a {type(network).__name__}; expected a model of the CLIP family")
-    identity = f"sha256:{_digest(_weight_files(folder))}" if untrained is None else untrained.identity
-    return folder, network.float(), {"weights": identity, "settings": _digest(_settings_files(folder))}
+    if network.config.model_type in PATCHES_OF_ANY_SHAPE:
+        raise EncoderError(
+            f"{folder} holds a {type(network).__name__}, which takes pictures of any shape as patches; expected one of "
+            "a fixed size, such as google/siglip2-base-patch16-224"
+        )
+    return network.float()
 
 
 def _folder(chosen: str, request: WeightsRequest, with_weights: bool) -> Path:
@@ -229,9 +284,20 @@ def _transform(folder: Path, image: Mapping[str, Any], settings: VideoSettings) 
     if isinstance(crop, int):
         crop = {"height": crop, "width": crop}
     cropped = (crop["height"], crop["width"]) if crop and image.get("do_center_crop", True) else None
+    smoothing = _smoothing(folder, image)
     if "shortest_edge" in size and cropped:
-        return FrameTransform(settings.resize, short_side=size["shortest_edge"], exact=None, crop=cropped)
+        short_side = int(size["shortest_edge"])
+        return FrameTransform(settings.resize, short_side=short_side, exact=None, crop=cropped, smoothing=smoothing)
     if "height" in size and "width" in size:
         exact = (size["height"], size["width"])
-        return FrameTransform(settings.resize, short_side=None, exact=exact, crop=cropped or exact)
+        return FrameTransform(settings.resize, short_side=None, exact=exact, crop=cropped or exact, smoothing=smoothing)
     raise EncoderError(f"the image processor of {folder} resizes to {size}; expected a fixed size")
+
+
+def _smoothing(folder: Path, image: Mapping[str, Any]) -> Smoothing:
+    """Return the filter that the image processor scales with."""
+    kind = str(image.get("image_processor_type", ""))
+    number = image.get("resample", _BILINEAR if kind.startswith(_BILINEAR_BY_DEFAULT) else _BICUBIC)
+    if number not in (_BILINEAR, _BICUBIC):
+        raise EncoderError(f"the image processor of {folder} has filter {number}; expected 2, bilinear, or 3, bicubic")
+    return "bilinear" if number == _BILINEAR else "bicubic"

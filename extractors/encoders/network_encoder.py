@@ -127,6 +127,7 @@ class NetworkVideoEncoder(ABC):
             "short_side": self.transform.short_side,
             "exact": list(self.transform.exact) if self.transform.exact else None,
             "crop": list(self.transform.crop),
+            **({} if self.transform.smoothing == "bicubic" else {"smoothing": self.transform.smoothing}),
             "mean": list(self.mean),
             "std": list(self.std),
             **self._spec,

@@ -104,8 +104,13 @@ def convert_clip(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
     OpenAI's names are open_clip's; its archive adds three numbers about the architecture, which are dropped.
     """
+    return {name: tensor.float() for name, tensor in clip_state(content).items()}
+
+
+def clip_state(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Do what `convert_clip` does, and leave the tensors in the precision of the file."""
     state = _without_prefix(_state(content, "state_dict"), "module.")
-    return {name: tensor.float() for name, tensor in state.items() if name not in _CLIP_SCALARS}
+    return {name: tensor for name, tensor in state.items() if name not in _CLIP_SCALARS}
 
 
 def convert_slowfast(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:

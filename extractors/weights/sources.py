@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -213,7 +214,13 @@ def _by_hand(entry: WeightsEntry) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes as 64 hex digits."""
+    """Return the sha256 of a file's bytes as 64 hex digits; a file that did not change is read once a process."""
+    state = path.stat()
+    return _sha256(path.resolve(), state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, modified_ns: int) -> str:
     return _digest(path, hashlib.sha256())
 
 

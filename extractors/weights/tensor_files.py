@@ -52,7 +52,8 @@ def read_tensor_file(path: Path, trust_pickle: bool) -> Mapping[str, Any]:
 
 def _read_checkpoint(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped where the format allows it: of a tensor that nobody asks for, nothing is read.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} is not a torch file of tensors alone: {reason}") from error

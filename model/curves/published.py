@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
 from mesm.model.curves.spans import all_spans, best_apart, contrast, normalised, overlaps, runs, scored
 from mesm.model.curves.statistical import MOST, rank
@@ -70,6 +69,9 @@ class StaticDynamic:
 
     def beginnings(self, curve: np.ndarray) -> np.ndarray:
         """Return for each row the row at which the rise that leads to it began, itself where there is none: (n,)."""
+        # scipy.ndimage takes a while to import, which the other procedures need not wait for.
+        from scipy.ndimage import gaussian_filter1d
+
         steps = np.diff(gaussian_filter1d(curve, self.sigma, mode="nearest"), prepend=curve[:1])
         steps[0] = 0.0
         one, two = (np.concatenate([np.zeros(k), steps])[: len(steps)] for k in (1, 2))
@@ -117,6 +119,8 @@ class Scenes:
 
     def edges(self, vectors: np.ndarray) -> np.ndarray:
         """Cut vectors (n, D) into scenes: the rows at which one begins, and n."""
+        from scipy.ndimage import uniform_filter1d
+
         pooled = uniform_filter1d(vectors, 2 * self.pooled + 1, axis=0, mode="nearest")
         count = min(self.clusters, len(pooled))
         centres = pooled[(np.arange(count) * 2 + 1) * len(pooled) // (2 * count)]
@@ -140,7 +144,6 @@ def adjusted(curve: np.ndarray) -> np.ndarray:
     """
     if len(np.unique(curve)) < 3:
         return curve
-    # It takes half a second to import, which the other procedures need not wait for.
     from scipy.stats import boxcox, boxcox_normmax
 
     positive = (curve - curve.min()) / np.ptp(curve) + 0.01

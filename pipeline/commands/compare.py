@@ -22,7 +22,7 @@ from mesm.pipeline.commands.output import OK, print_json, print_table
 
 def compare(
     out: Annotated[Path, typer.Option("--out", help="Folder of runs and tables; an unfinished comparison goes on.")],
-    networks: Annotated[str, typer.Option(help="Networks with commas between them; default: all that learn.")] = "",
+    networks: Annotated[str, typer.Option(help="With commas between them; default: all that learn.")] = "",
     config: ConfigOption = "charades-clip-slowfast",
     annotations: AnnotationsOption = None,
     features: FeaturesOption = Path("features"),
@@ -39,7 +39,7 @@ def compare(
 ) -> int:
     """Train and evaluate networks alike, and set them side by side; the same command again resumes.
 
-    Writes compare.json and compare.html below --out. --set holds for every network. zero-shot is measured as it is.
+    Writes compare.json and compare.html below --out. --set holds for every network.
 
     Example: mesm-pipeline compare --config charades-mini --annotations charades --seeds 0,1,2 --out runs/compare
     """

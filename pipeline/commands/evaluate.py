@@ -33,19 +33,18 @@ def evaluate(
     ] = False,
     predictions: Annotated[Path | None, typer.Option(help="Score this file instead of a run.")] = None,
     reader: Annotated[str, typer.Option(help="Annotation format that --predictions belong to.")] = "",
-    network: Annotated[str, typer.Option(help="Score this network, which needs no training, instead of a run.")] = "",
-    config: Annotated[str, typer.Option("--config", "-c", help="Setting of --network: shipped, or a file.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Folder for what --network writes; default: below runs/.")] = None,
+    network: Annotated[str, typer.Option(help="Network without training, instead of a run.")] = "",
+    config: Annotated[str, typer.Option("--config", "-c", help="Setting of --network.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder of --network; default: below runs/.")] = None,
     overrides: SetOption = None,
     weights: WeightsOption = None,
     published: Annotated[bool, typer.Option("--published", help="Round and clamp as the published code.")] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Print the figures of a run, of a network without training, or of anybody's predictions, beside two baselines.
+    """Print the figures of a run, of answers without training, or of anybody's.
 
-    --predictions takes the QVHighlights submission format, one JSON object a line. --network zero-shot needs features
-    of an image-text model, such as clip beside clip-text; --set and --weights go with it.
+    --predictions: in the QVHighlights submission format. --network: zero-shot.
 
     Example: mesm-pipeline evaluate runs/a --annotations charades --split test
     """
@@ -53,7 +52,7 @@ def evaluate(
 
     if [run_directory is not None, predictions is not None, bool(network)].count(True) != 1:
         raise PipelineError(
-            "give a run directory, or --predictions with --annotations, or --network with --config; one of them"
+            "give either a run directory or --predictions with --annotations, or --network with --config"
         )
     if not network and (config or out or overrides or weights):
         raise PipelineError("--config, --out, --set and --weights go with --network; a run has its own configuration")

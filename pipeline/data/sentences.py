@@ -59,7 +59,7 @@ def read_sentences(
     distinct = list(dict.fromkeys(queries))
     prompts = config.model.sentences() is Asked.IN_FORMS
     templates = TEMPLATES if prompts else ("{}",)
-    wanted = [template.format(query.strip()) for query in distinct for template in templates]
+    wanted = [template.format(query) for query in distinct for template in templates]
     _encode_lacking(config, folder, [*wanted, *(GENERIC if prompts else ())], device, sources)
     forms = unit_vectors([_pooled(folder, text, config) for text in wanted])
     if forms.shape[1] != columns[1] - columns[0]:

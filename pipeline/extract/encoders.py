@@ -15,9 +15,16 @@ from mesm.pipeline.config.schema import Config, TextFeatureConfig, VideoFeatureC
 
 
 def build_video_encoder(
-    config: VideoFeatureConfig, device: torch.device, sources: WeightSources, precision: str = ""
+    config: VideoFeatureConfig,
+    device: torch.device,
+    sources: WeightSources,
+    precision: str = "",
+    deferred: bool = False,
 ) -> VideoEncoder:
-    """Build the encoder of one stream; errors of the extractors say which weights are missing and where to get them."""
+    """Build the encoder of one stream; errors of the extractors say which weights are missing and where to get them.
+
+    deferred: its network may wait for the first clip, as features may be there already.
+    """
     return create_video_encoder(
         config.encoder,
         weights=config.weights,
@@ -28,12 +35,15 @@ def build_video_encoder(
         precision=precision or config.precision,  # type: ignore[arg-type]
         options=config.options,
         sources=sources,
+        deferred=deferred,
     )
 
 
-def build_video_encoders(config: Config, device: torch.device, sources: WeightSources) -> list[VideoEncoder]:
+def build_video_encoders(
+    config: Config, device: torch.device, sources: WeightSources, deferred: bool = False
+) -> list[VideoEncoder]:
     """Build the encoder of every video stream of a configuration, in order."""
-    return [build_video_encoder(stream, device, sources) for stream in config.features.video]
+    return [build_video_encoder(stream, device, sources, deferred=deferred) for stream in config.features.video]
 
 
 def build_text_encoder(config: TextFeatureConfig, device: torch.device, sources: WeightSources) -> TextEncoder:

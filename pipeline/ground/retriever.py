@@ -116,7 +116,7 @@ class MomentRetriever:
         device, sources = torch.device(device), sources or WeightSources()
         trained = load_trained(Path(path), device)
         config = trained.config
-        encoders = build_video_encoders(config, device, sources)
+        encoders = build_video_encoders(config, device, sources, deferred=True)
         found = {encoder.name: encoder_fingerprint(encoder) for encoder in encoders}
         text = text_kind(config.features.text.encoder).live(trained.text, features, config, device, sources)
         found[text.encoder] = text.fingerprint

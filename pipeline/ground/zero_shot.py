@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mesm.datasets.shards.fingerprints import fingerprint
+from mesm.datasets.shards.fingerprints import fingerprint, text_key
 from mesm.extractors.contracts import SentenceEncoder, TextEncoder, VideoEncoder
 from mesm.extractors.encoders.clip_towers import model_names
 from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
@@ -36,7 +36,9 @@ from mesm.model.curves.video import (
 )
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import ExtractConfig
+from mesm.pipeline.data.encoded_texts import extract_texts
 from mesm.pipeline.data.prompts import GENERIC, TEMPLATES, mean_direction, unit_vectors
+from mesm.pipeline.extract.encoders import feature_folder
 from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Match, Moment
 from mesm.pipeline.ground.encoding import encode_video
 from mesm.pipeline.ground.questions import Question, weighted
@@ -74,6 +76,7 @@ class ZeroShot:
             )
         self.encoder, self.text, self.device = video, text, torch.device(device)
         self.reading, self.model = reading or default_reading(), model or video.name
+        self._cache: Path | None = None
         self._asked: tuple[EncodedVideo, np.ndarray] | None = None
 
     @classmethod
@@ -125,6 +128,7 @@ class ZeroShot:
         cache: a folder of features in which to look first and to keep the result. Raises a VideoError that says why the
         file cannot be read.
         """
+        self._cache = cache
         return encode_video(path, [self.encoder], self.device, ExtractConfig(), cache)
 
     def ground(self, video: EncodedVideo, query: str | Question, top_k: int = 5) -> GroundingResult:
@@ -202,8 +206,12 @@ class ZeroShot:
 
     @cached_property
     def generic_vectors(self) -> np.ndarray:
-        """(n, D) float64: these normalised vectors themselves."""
-        return self._sentences(GENERIC)[0]
+        """(n, D) float64: these normalised vectors themselves; kept beside the features, where these are kept."""
+        if self._cache is None:
+            return self._sentences(GENERIC)[0]
+        folder = feature_folder(self._cache, self.text)
+        extract_texts(GENERIC, self.text, folder)
+        return unit_vectors([np.asarray(folder.read(text_key(sentence))["pooled"]) for sentence in GENERIC])
 
     def picture(self, path: Path) -> np.ndarray:
         """Return the normalised vector (D,) float64 of a picture file; PipelineError when it is none."""

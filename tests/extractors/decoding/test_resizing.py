@@ -12,7 +12,7 @@ from PIL import Image
 
 from mesm.extractors.contracts import FrameTransform, ResizeMode
 from mesm.extractors.decoding.probing import probe
-from mesm.extractors.decoding.resizing import apply_transform, bicubic, bicubic_in_steps, center_crop, scaled_size
+from mesm.extractors.decoding.resizing import apply_transform, center_crop, scaled, scaled_in_steps, scaled_size
 from mesm.extractors.decoding.streams import PyavStream
 from mesm.extractors.errors import EncoderError
 
@@ -57,11 +57,11 @@ def test_cutting_between_the_steps_of_scaling_changes_no_pixel(shape: tuple[int,
     frames = np.random.default_rng(1).integers(0, 256, (count, *shape, 3), dtype=np.uint8)
     transform = FrameTransform("device", 112, None, (112, 100))
     size = scaled_size(*shape, transform)
-    whole = bicubic(torch.from_numpy(frames).permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+    whole = scaled(torch.from_numpy(frames).permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
     assert torch.equal(apply_transform(frames, transform), center_crop(whole, transform.crop))
     images = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    in_steps = bicubic_in_steps(images, (shape[0], size[1]))
-    assert torch.equal(bicubic_in_steps(in_steps, size), bicubic_in_steps(images, size))
+    in_steps = scaled_in_steps(images, (shape[0], size[1]))
+    assert torch.equal(scaled_in_steps(in_steps, size), scaled_in_steps(images, size))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_device_mode_is_nearly_pillow(frames: np.ndarray) -> None:
 def test_accelerators_scale_nearly_as_the_processor_does(frames: np.ndarray) -> None:
     images = torch.from_numpy(frames).permute(0, 3, 1, 2)
     for size in ((224, 398), (45, 80), (128, 60)):
-        assert_nearly_equal(bicubic_in_steps(images, size), bicubic(images, size))
+        assert_nearly_equal(scaled_in_steps(images, size), scaled(images, size))
 
 
 @pytest.mark.parametrize("mode", ["device", "pil"])

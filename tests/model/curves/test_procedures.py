@@ -203,13 +203,31 @@ def test_a_moment_of_an_hour_is_found_wherever_it_lies(name: str, start: int) ->
     assert overlaps(best, np.array([[start, start + 20]])) >= 0.7
 
 
-@pytest.mark.parametrize("start", [35, 50, 58, 65, 80, 95])
-def test_a_moment_across_a_windows_border_comes_out_once_and_whole(start: int) -> None:
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=8, deadline=None)
+@given(rows=st.integers(151, 400), seed=st.integers(0, 1000), scale=st.floats(0.01, 100.0), flat=st.booleans())
+def test_spans_of_long_films_are_ordered_inside_and_of_no_unit(
+    name: str, rows: int, seed: int, scale: float, flat: bool
+) -> None:
+    curve = np.full(rows, 0.3) if flat else np.random.default_rng(seed).standard_normal(rows).round(3)
+    spans = find_spans(curve, 1.0, reading(name))
+    assert len(spans)
+    assert np.isfinite(spans).all()
+    assert (spans[:, 0] >= 0).all()
+    assert (spans[:, 0] < spans[:, 1]).all()
+    assert (spans[:, 1] <= rows).all()
+    assert (np.diff(spans[:, 2]) <= 0).all()
+    assert np.allclose(find_spans(scale * curve - 3, 1.0, reading(name)), spans, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [24, 40, 60])
+@pytest.mark.parametrize("start", [135, 150, 158, 165, 180, 195])
+def test_a_moment_across_a_windows_border_comes_out_once_and_whole(start: int, length: int) -> None:
     random = np.random.default_rng(start)
-    curve = box(600, (start, start + 24)) + 0.05 * random.standard_normal(600)
+    curve = box(600, (start, start + length)) + 0.05 * random.standard_normal(600)
     spans = find_spans(curve, 1.0, reading(DEFAULT))
-    shared = np.minimum(spans[:, 1], start + 24) - np.maximum(spans[:, 0], start)
-    assert overlaps(spans[:1], np.array([[start, start + 24]])) >= 0.7
+    shared = np.minimum(spans[:, 1], start + length) - np.maximum(spans[:, 0], start)
+    assert overlaps(spans[:1], np.array([[start, start + length]])) >= 0.7
     assert (shared >= 6).sum() == 1
 
 

@@ -258,8 +258,8 @@ def test_random_weights_are_said_to_be_meaningless(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], "give a run directory, or --predictions"),
-        (["runs/a", "--network", "zero-shot"], "give a run directory, or --predictions"),
+        ([], "give either a run directory or --predictions"),
+        (["runs/a", "--network", "zero-shot"], "give either a run directory or --predictions"),
         (["runs/a", "--config", "demo"], "go with --network"),
         (["--network", "mesm", "--config", "demo"], "has to be trained.*zero-shot"),
         (["--network", "zero-shto", "--config", "demo"], "did you mean 'zero-shot'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,18 @@ import av
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from test_hf import build_checkpoint
 
 from mesm.extractors.contracts import FramePlan, FrameTransform, SentenceEncoder, TextFeatures, VideoInfo
 from mesm.extractors.decoding.sampling import image_rows
+from mesm.extractors.encoders import clip
+from mesm.extractors.encoders.clip import make_clip
 from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
 from mesm.extractors.errors import VideoError, WeightsError
 from mesm.extractors.weights.sources import WeightSources
 from mesm.model.curves.video import default_reading, find_spans, similarity
+from mesm.pipeline import cli
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.data.prompts import GENERIC, TEMPLATES
 from mesm.pipeline.ground.answers import EncodedVideo
@@ -149,6 +155,81 @@ def test_clip_with_random_weights_goes_the_whole_way_and_says_so(tmp_path: Path)
     result = grounder.ground(video, "a person opens the door", top_k=2)
     assert result.moments == grounder.ground(video, "a person opens the door", top_k=2).moments
     assert np.isfinite(result.saliency).all()
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "x-clip"])
+def test_a_folder_of_transformers_answers_by_the_command(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = build_checkpoint(tmp_path / family, family)
+    film = write_video(tmp_path / "a.mp4", (6, GREY), (6, RED))
+    command = ["ground", str(film), "a person opens the door", "--model", str(model), "--device", "cpu", "--json"]
+    answers = []
+    for _ in range(2):
+        assert cli.run([*command, "--features", str(tmp_path / "features")]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0] == answers[1]
+    assert answers[0]["model"] == str(model)
+    assert not answers[0]["untrained"]
+    assert answers[0]["decoder"] == "overlap"
+    assert answers[0]["constants"]["sharpness"] == 0.4
+    assert set(answers[0]["match"]) == {"confident", "contrast", "chance"}
+    assert answers[0]["moments"]
+
+
+@pytest.mark.parametrize(("query", "confident"), [("it is red", True), ("it is loud", False)])
+def test_the_command_says_when_nothing_was_found(
+    query: str, confident: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ZeroShot, "from_model", lambda *_: ZeroShot(ColourEncoder(), ColourWords()))
+    film = write_video(tmp_path / "a.mp4", (6, GREY), (8, RED), (16, GREY))
+    assert cli.run(["ground", str(film), query, "--zero-shot", "--json", "--device", "cpu"]) == 0
+    shown = capsys.readouterr()
+    answer = json.loads(shown.out)
+    assert answer["match"]["confident"] == confident
+    assert answer["moments"]
+    assert sum("no confident match" in line for line in shown.err.splitlines()) == (not confident)
+
+
+def test_a_decoder_is_for_answers_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["ground", "a.mp4", "red", "--checkpoint", str(tmp_path), "--decoder", "path"]) == 2
+    assert "--decoder with none; give one of them" in capsys.readouterr().err
+    assert cli.run(["ground", "a.mp4", "red", "--decoder", "pathh", "--device", "cpu"]) == 2
+    assert "did you mean 'path'" in capsys.readouterr().err
+
+
+def test_kept_features_need_no_image_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film = write_video(tmp_path / "a.mp4", (6, GREY), (6, RED))
+    network = make_clip(TINY_CLIP)
+    weights = tmp_path / "clip.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, weights)
+    monkeypatch.setattr(
+        "mesm.pipeline.ground.zero_shot.find_model", lambda model: ("clip", "clip-text", str(weights), TINY_CLIP)
+    )
+    first = ZeroShot.from_model()
+    expected = first.ground(first.encode_video(film, tmp_path / "features"), "a red door").moments
+    built: list[bool] = []
+    real = clip.load_tower
+    monkeypatch.setattr(
+        clip, "load_tower", lambda *a, images, **k: built.append(images) or real(*a, images=images, **k)
+    )
+    again = ZeroShot.from_model()
+    assert again.ground(again.encode_video(film, tmp_path / "features"), "a red door").moments == expected
+    assert built == [False]
+
+
+def test_generic_sentences_are_kept_beside_the_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film = write_video(tmp_path / "a.mp4", (4, GREY), (4, RED))
+    asked: list[str] = []
+    real = ColourWords.encode
+    monkeypatch.setattr(ColourWords, "encode", lambda self, texts: asked.extend(texts) or real(self, texts))
+    results = []
+    for _ in range(2):
+        grounder = ZeroShot(ColourEncoder(), ColourWords())
+        results.append(grounder.ground(grounder.encode_video(film, tmp_path / "features"), "it is red"))
+    assert results[0].moments == results[1].moments
+    assert results[0].match == results[1].match
+    assert all(asked.count(sentence) == 1 for sentence in GENERIC)
 
 
 def test_a_text_encoder_without_sentences_is_refused() -> None:
