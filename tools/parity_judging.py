@@ -54,14 +54,16 @@ class Scalar:
         return max(outside - min(SLACK * (high - low), MOST * size), 0.0) / size
 
 
-def judged(scalars: Sequence[Scalar], again: Callable[[int], Sequence[Scalar]]) -> Iterator[tuple[Scalar, float]]:
+def judged(
+    scalars: Sequence[Scalar], again: Callable[[int], Sequence[Scalar]], forgiving: bool = True
+) -> Iterator[tuple[Scalar, float]]:
     """Yield scalars with the relative difference that is left when rounding is allowed for.
 
     again: computes the same numbers in the same order with weights that rounding has moved, by the number of the
-    attempt; asked while one is out of tolerance.
+    attempt; asked while one is out of tolerance. forgiving: False where it is known already that a formula differs.
     """
     found = [[scalar.ours] for scalar in scalars]
-    for attempt in range(AGAIN):
+    for attempt in range(AGAIN if forgiving else 0):
         if all(s.difference(values) <= s.tolerance for s, values in zip(scalars, found, strict=True)):
             break
         for scalar, values, other in zip(scalars, found, again(attempt), strict=True):
