@@ -1,6 +1,7 @@
 """Compare this implementation with golden numbers of the published code: `python -m mesm.tools.parity FILE.npz...`.
 
-What a file is about (the network in one of its settings, or one of the extractors) is worked out from its contents.
+A file about a network names it, but for those of MESM that were made first; which of its settings, or which of the
+extractors, a file is about is worked out from its contents.
 Prints the largest difference of every compared quantity against its tolerance; exit code 0 if all hold.
 """
 
@@ -11,9 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
+from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.threads import wait_quietly
 
 
@@ -27,8 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in options.files:
         try:
             subject, rows = check_file(path)
-        except (OSError, ValueError, KeyError) as error:
-            print(f"{path}: not a golden file that can be compared: {error}", file=sys.stderr)
+        except (OSError, ValueError, KeyError, BadZipFile, PipelineError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            print(f"{path}: not a golden file that can be compared: {reason}", file=sys.stderr)
             code = 2
             continue
         failed = [row for row in rows if not row.passed]
@@ -42,17 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check_file(path: Path) -> tuple[str, list[Any]]:
-    """Compare one file; returns what it is about and the comparisons."""
+    """Compare one file; returns what it is about and the comparisons. PipelineError for a network that is not here."""
+    if path.is_file() and not is_zipfile(path):
+        raise ValueError("it is no npz archive")
     with np.load(path, allow_pickle=False) as archive:
         members = list(archive.files)
     # After the program has said how threads wait.
     from mesm.tools import parity_extractors, parity_mesm, parity_networks
 
-    # The files of MESM that were made first name no network, and hold groups of queries.
-    if "network" in members and "batch/num_clips" not in members:
+    if "network" in members:
         return parity_networks.check_file(path)
     if parity_mesm.is_golden(members):
         return parity_mesm.check_file(path)
+    if "parameter_names" in members:
+        raise PipelineError("it names no network (`network`), and has not the layout of the files of MESM made first")
     return parity_extractors.check_file(path)
 
 

@@ -73,10 +73,14 @@ def reference(config: MesmConfig, sizes: Sizes, masks: str) -> ReferenceMesm:
 
 def write_golden(path: Path, name: str) -> Path:
     """Write the golden file of a setting, with a narrow network."""
+    np.savez(path, **golden_arrays(name, make_batch(GOLDEN_SETTINGS[name].shape(), seed=3)))
+    return path
+
+
+def narrow_network(name: str) -> tuple[MesmConfig, Sizes, MesmLosses]:
     setting = GOLDEN_SETTINGS[name]
     config, _, loss = configs_of(name)
     assert isinstance(config, MesmConfig)
-    sizes = Sizes(30, setting.text_dim, CLASSES)
     config = replace(
         config,
         dim=DIM,
@@ -86,17 +90,21 @@ def write_golden(path: Path, name: str) -> Path:
         input_dropout=0.0,
         segment_context="group" if setting.own_clips else "clip",
     )
-    batch = make_batch(setting.shape(), seed=3)
-    arrays = dict(batch_arrays(batch, setting))
+    return config, Sizes(30, setting.text_dim, CLASSES), loss
+
+
+def golden_arrays(name: str, batch: Batch, results: bool = True) -> dict[str, np.ndarray]:
+    """What the golden file of a setting holds about a batch, with or without what the network makes of it."""
+    config, sizes, loss = narrow_network(name)
+    arrays = dict(batch_arrays(batch, GOLDEN_SETTINGS[name]))
     shapes = {key: tuple(p.shape) for key, p in ReferenceMesm(config, sizes).named_parameters()} | unused_parameters(
         WORDS
     )
     arrays["parameter_names"] = np.array([f"{key} {list(shape)}" for key, shape in shapes.items()])
-    for masks in ("official", "fixed"):
+    for masks in ("official", "fixed") if results else ():
         arrays |= dict(eval_arrays(reference(config, sizes, masks), batch, loss, f"{masks}_masks/eval"))
         arrays |= dict(train_arrays(reference(config, sizes, masks), batch, loss, f"{masks}_masks/train"))
-    np.savez(path, **arrays)
-    return path
+    return arrays
 
 
 def batch_arrays(batch: Batch, setting: GoldenSetting) -> Iterator[tuple[str, np.ndarray]]:
