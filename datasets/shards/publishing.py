@@ -149,21 +149,22 @@ def sync_folder(folder: Path) -> None:
 class FolderLock:
     """A lock on a folder that many writers share or one maintainer has alone; it ends with its holder."""
 
-    def __init__(self, folder: Path, *, exclusive: bool) -> None:
+    def __init__(self, folder: Path, *, exclusive: bool, wait: bool = False, needed: bool = True) -> None:
         """Take the lock at once, or raise FeatureError when another process holds it in the other manner.
 
-        A file system without locks lets writers pass, who do not need one to stay apart, but no maintainer.
+        wait: until it is free, instead. A file system without locks lets writers pass, who do not need one to stay
+        apart, but no maintainer, unless it is not `needed`.
         """
         with write_errors(folder):
-            self._stream = open(folder / LOCK_NAME, "a")  # noqa: SIM115 - closed by `close`
+            self._stream = open(folder / LOCK_NAME, "a", opener=_open_no_link)  # noqa: SIM115 - closed by `close`
         kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         try:
-            supported = _try_lock(self._stream.fileno(), kind)
+            supported = _try_lock(self._stream.fileno(), kind, wait=wait)
         except BlockingIOError:
             self.close()
             other = "being written by another process" if exclusive else "being compacted or repaired"
             raise FeatureError(f"{folder} is {other}: wait until that has ended, then try again") from None
-        if exclusive and not supported:
+        if exclusive and needed and not supported:
             self.close()
             raise FeatureError(f"{folder}: this file system has no locks; do this on a copy on a local disk")
 
@@ -176,6 +177,11 @@ class FolderLock:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file, but not what a link in its place leads to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _try_lock(descriptor: int, kind: int, *, wait: bool = False) -> bool:
@@ -205,9 +211,11 @@ def remove_stale_temporaries(folder: Path) -> list[Path]:
 
 def _is_stale(path: Path, host: str, pid: int) -> bool:
     try:
+        if _is_locked(path):
+            return False
         if time.time() - path.stat().st_mtime > STALE_AFTER_S:
             return True
-        return host == _host() and not _is_alive(pid) and not _is_locked(path)
+        return host == _host() and not _is_alive(pid)
     except FileNotFoundError:
         return False
 

@@ -34,6 +34,7 @@ from mesm.pipeline.ground.pieces import PIECES_PER_BATCH, cut_pieces, merge_wind
 from mesm.pipeline.run.checkpoint import BEST, refuse_other_features
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
+from mesm.pipeline.run.shown_text import one_line
 
 
 def find_checkpoint(given: Path | None) -> Path | None:
@@ -55,7 +56,7 @@ def find_checkpoint(given: Path | None) -> Path | None:
     if len(found) > 1:
         raise PipelineError(
             "there are several runs: use --checkpoint RUN with one of "
-            f"{', '.join(map(str, found))}, or --zero-shot to answer with none"
+            f"{', '.join(one_line(str(run)) for run in found)}, or --zero-shot to answer with none"
         )
     return found[0] if found else None
 

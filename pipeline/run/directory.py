@@ -19,6 +19,7 @@ from torch import Tensor
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.publishing import remove_stale_temporaries, write_errors
 from mesm.pipeline.run.checkpoint import Checkpoint, checkpoint_file, load_checkpoint, save_checkpoint
+from mesm.pipeline.run.shown_text import json_text
 from mesm.pipeline.run.text_files import publish_text
 
 
@@ -51,7 +52,7 @@ class RunDirectory:
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file of the run at once."""
-        return self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        return self.write_text(name, json_text(value, indent=1) + "\n")
 
     def save(self, which: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Publish a checkpoint: a reader finds the old or the new one, never half. Errors as in `write_text`."""
