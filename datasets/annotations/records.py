@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mesm.datasets.errors import AnnotationError
+from mesm.datasets.plain_text import read_plain_text
 
 Window = tuple[float, float]
 
@@ -236,11 +237,11 @@ def find_file(root: Path, name: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 file, with or without a byte order mark; raises AnnotationError when that fails."""
+    """Read a UTF-8 file, with or without a byte order mark; raises AnnotationError that says what it is instead."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: expected UTF-8 text, found other bytes at {error.start}") from error
+        return read_plain_text(path)
+    except ValueError as error:
+        raise AnnotationError(f"{path}: {error}") from error
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
 

@@ -39,7 +39,7 @@ LOCK_NAME = ".lock"
 STALE_AFTER_S = 24 * 3600
 _TEMPORARY = re.compile(r"\.tmp-(?P<host>[^@]*)@(?P<pid>\d+)-[0-9a-f]{16}$")
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.EBADF)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -149,22 +149,21 @@ def sync_folder(folder: Path) -> None:
 class FolderLock:
     """A lock on a folder that many writers share or one maintainer has alone; it ends with its holder."""
 
-    def __init__(self, folder: Path, *, exclusive: bool, wait: bool = False, needed: bool = True) -> None:
+    def __init__(self, folder: Path, *, exclusive: bool) -> None:
         """Take the lock at once, or raise FeatureError when another process holds it in the other manner.
 
-        wait: until it is free, instead. A file system without locks lets writers pass, who do not need one to stay
-        apart, but no maintainer, unless it is not `needed`.
+        A file system without locks lets writers pass, who do not need one to stay apart, but no maintainer.
         """
         with write_errors(folder):
             self._stream = open(folder / LOCK_NAME, "a", opener=_open_no_link)  # noqa: SIM115 - closed by `close`
         kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         try:
-            supported = _try_lock(self._stream.fileno(), kind, wait=wait)
+            supported = _try_lock(self._stream.fileno(), kind)
         except BlockingIOError:
             self.close()
             other = "being written by another process" if exclusive else "being compacted or repaired"
             raise FeatureError(f"{folder} is {other}: wait until that has ended, then try again") from None
-        if exclusive and needed and not supported:
+        if exclusive and not supported:
             self.close()
             raise FeatureError(f"{folder}: this file system has no locks; do this on a copy on a local disk")
 
@@ -177,6 +176,26 @@ class FolderLock:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def held_alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Keep other processes that ask for the same folder out of it; the folder itself is locked, and no file is left.
+
+    Raises FeatureError when another process has it, unless this one is to `wait`. Where a file system has no locks,
+    nobody is kept out.
+    """
+    with write_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _try_lock(descriptor, fcntl.LOCK_EX, wait=wait)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise FeatureError(f"{folder} is being written by another process: wait until that has ended") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _open_no_link(path: str, flags: int) -> int:

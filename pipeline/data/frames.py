@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from mesm.datasets.targets import (
 )
 from mesm.model.layouts import Layout, to_device
 from mesm.pipeline.config.schema import DatasetConfig
+from mesm.pipeline.run.memory import free_memory
 
 RESIDENT_SHARE = 0.5
 """Share of the free memory that the frames may take before they are mapped from a file instead."""
@@ -110,7 +110,7 @@ def _gather(videos: Mapping[str, np.ndarray], rows: int, dim: int, device: torch
         free = torch.cuda.mem_get_info(device)[0]
         if size < RESIDENT_SHARE * free:
             return torch.from_numpy(np.concatenate(list(videos.values()))).to(device)
-    if size < RESIDENT_SHARE * _free_memory():
+    if size < RESIDENT_SHARE * free_memory():
         return torch.from_numpy(np.concatenate(list(videos.values())))
     # The file has no name once it is mapped, so a killed run leaves nothing behind.
     with tempfile.NamedTemporaryFile(prefix="mesm-frames-") as file:
@@ -121,15 +121,6 @@ def _gather(videos: Mapping[str, np.ndarray], rows: int, dim: int, device: torch
         table[position : position + len(video)] = torch.from_numpy(video)
         position += len(video)
     return table
-
-
-def _free_memory() -> int:
-    """Bytes that new allocations can take without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 8 * 1024**3
 
 
 def check_durations(folders: Sequence[FeatureFolder], annotations: Sequence[Annotation]) -> str | None:

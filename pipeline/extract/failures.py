@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mesm.datasets.shards.faults import write_point
-from mesm.datasets.shards.publishing import FolderLock
+from mesm.datasets.shards.publishing import held_alone
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.shown_text import json_text
 from mesm.pipeline.run.text_files import publish_text
@@ -35,7 +35,7 @@ def record_failures(file: Path, failed: Sequence[Failure], read: set[str]) -> No
     """
     if not failed and not file.exists():
         return
-    with FolderLock(file.parent, exclusive=True, wait=True, needed=False):
+    with held_alone(file.parent, wait=True):
         known = {entry["video_id"]: entry for entry in read_failures(file) if entry["video_id"] not in read}
         for one in failed:
             known[one.video_id] = {

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mesm.datasets.plain_text import read_plain_text
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.extractors.encoders.registry import ENCODERS
 from mesm.extractors.weights.sources import file_sha256
@@ -241,8 +242,8 @@ def _options(content: Mapping[str, Any], opt: Path | None) -> _Options | None:
     """Read the width of the frames from `opt.json`, or else from the checkpoint's own options."""
     if opt is not None:
         try:
-            stored = json.loads(opt.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            stored = json.loads(read_plain_text(opt))
+        except (OSError, ValueError, RecursionError) as error:
             raise PipelineError(f"{opt} cannot be read as JSON: {error}") from error
         width = stored.get("v_feat_dim") if isinstance(stored, dict) else None
         if not isinstance(width, int):

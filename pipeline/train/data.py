@@ -22,6 +22,7 @@ from mesm.pipeline.data.splits import training_splits
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import TextSource
 from mesm.pipeline.run.console import say
+from mesm.pipeline.run.networks import network_shapes
 from mesm.pipeline.workspace import Workspace
 
 
@@ -78,7 +79,9 @@ def build_for(config: Config, data: TrainingData) -> Network:
     """Build the network with the sizes that the features give it, and let it measure them."""
     torch.manual_seed(config.train.seed)
     frames = data.train.frames
-    network = build_network(config.model, Sizes(frames.dim, data.text.dim, data.vocabulary.classes))
+    sizes = Sizes(frames.dim, data.text.dim, data.vocabulary.classes)
+    network_shapes(config.model, sizes)
+    network = build_network(config.model, sizes)
     videos = dict.fromkeys(annotation.video_id for annotation in data.train.annotations)
     network.fit((frames.take([video])[0] for video in videos), [data.train.words_of_all()])
     return network
