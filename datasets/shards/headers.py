@@ -29,6 +29,8 @@ from mesm.datasets.errors import FeatureError
 SHARD_FORMAT = 1
 METADATA_KEY = "mesm"
 LONGEST_KEY = 251
+ROW_ARRAYS = ("features", "tokens")
+"""Of the arrays of a record, the one whose rows are counted."""
 DAMAGED_SUFFIX = ".damaged"
 SHARD_NAME = re.compile(r"shard-(?P<number>\d{6,})\.safetensors(?P<aside>\.damaged\d*)?")
 """Bytes of a key in UTF-8: with `.npz` behind it, it must still be a file name."""
@@ -212,6 +214,10 @@ def _parse(path: Path, text: bytes, size: int, data_start: int) -> ShardHeader:
     if places.keys() != content["records"].keys():
         raise ValueError("the header's records and its arrays are not of the same keys")
     entries = {key: Entry(_record_from_json(key, fields), places[key]) for key, fields in content["records"].items()}
+    for key, (record, arrays) in entries.items():
+        # The hash is of the records alone: a name of an array may be damaged.
+        if not any(name in arrays and arrays[name].shape[:1] == (record.rows,) for name in ROW_ARRAYS):
+            raise ValueError(f"{key!r} has {record.rows} rows, and no array of as many among {', '.join(arrays)}")
     return ShardHeader(path, size, str(content["fingerprint"]), entries)
 
 

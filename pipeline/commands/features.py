@@ -62,18 +62,24 @@ def features_export(
 
 
 def verify(
-    place: Annotated[Path, typer.Argument(help="Folder of features.")] = Path("features"),
+    place: Annotated[Path, typer.Argument(help="Folder of features, or run directory.")] = Path("features"),
     remove_damaged: Annotated[
         bool, typer.Option("--remove-damaged", help="Rename damaged shards; extract makes them anew.")
     ] = False,
 ) -> int:
-    """Read all features again and compare with their hashes.
+    """Read all features, or a run, again and compare with their hashes.
 
     Example: mesm-pipeline verify features
     """
     from mesm.pipeline.data.stored import verify_features
+    from mesm.pipeline.data.stored_runs import is_run, verify_run
 
     bad = 0
+    if is_run(place):
+        for finding in verify_run(place):
+            bad += bool(finding.problem)
+            show(f"{finding.path}: {one_line(finding.problem) or 'ok'}{finding.note and f' ({finding.note})'}")
+        return SOME_FAILED if bad else OK
     for folder in verify_features(place, remove_damaged=remove_damaged):
         bad += len(folder.problems)
         show(f"{folder.path}: {folder.records} records, {len(folder.problems)} problems")

@@ -103,10 +103,10 @@ def read_checkpoint(path: Path) -> tuple[Checkpoint, bool]:
     return Checkpoint(tensors, meta), stated is not None
 
 
-def require_parts(checkpoint: Checkpoint, path: Path) -> None:
-    """Raise PipelineError unless a checkpoint's description has the parts that a network is built from."""
-    meta = checkpoint.meta
-    wrong = [f"{name}: {shorten(meta.get(name))}" for name in _PARTS if not isinstance(meta.get(name), dict)]
+def require_parts(checkpoint: Checkpoint, path: Path, *more: str) -> None:
+    """Raise PipelineError unless a checkpoint's description has the parts that a network is built from, and `more`."""
+    meta, path = checkpoint.meta, checkpoint_file(path, BEST) if path.is_dir() else path
+    wrong = [f"{n}: {shorten(meta.get(n))}" for n in (*_PARTS, *more) if not isinstance(meta.get(n), dict)]
     if not wrong and not all(isinstance(value, str) for value in meta["fingerprints"].values()):
         wrong = [f"fingerprints: {shorten(meta['fingerprints'])}"]
     if wrong:
@@ -114,7 +114,7 @@ def require_parts(checkpoint: Checkpoint, path: Path) -> None:
 
 
 _DAMAGED = (OSError, SafetensorError, LookupError, ValueError, TypeError, RecursionError, RuntimeError)
-_PARTS = ("config", "sizes", "fingerprints", "vocabulary", "text", "state")
+_PARTS = ("config", "sizes", "fingerprints", "vocabulary", "text")
 
 
 def _remedy(path: Path) -> str:

@@ -63,9 +63,9 @@ def _train(workspace: Workspace, run: RunDirectory, world: World, select_on: str
     steps = Steps(config, data.train, state, world)
     announce(config, data, steps)
     if (checkpoint := run.load(LAST)) is not None:
-        require_parts(checkpoint, run.checkpoint_path(LAST))
+        require_parts(checkpoint, run.checkpoint_path(LAST), "state")
         refuse_other_run(run, checkpoint.meta, config, data.fingerprints, data.queries_hash)
-        state.restore(checkpoint, run)
+        state.restore(checkpoint, run, config.train.epochs)
         progress = state.progress
         say(f"found a checkpoint after {progress.epoch} epochs and {progress.step} steps; going on from there")
     elif world.leads:

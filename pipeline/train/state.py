@@ -75,8 +75,8 @@ class TrainingState:
         """The weights to validate and keep: averaged when averaging is on."""
         return self.network.state_dict() if self.average is None else self.average.weights
 
-    def restore(self, checkpoint: Checkpoint, run: RunDirectory) -> None:
-        """Go on from the `last` checkpoint of a run.
+    def restore(self, checkpoint: Checkpoint, run: RunDirectory, epochs: int) -> None:
+        """Go on from the `last` checkpoint of a run, towards so many epochs.
 
         Raises PipelineError when it is not of this training, or when the run is complete and its best weights are gone.
         """
@@ -95,7 +95,7 @@ class TrainingState:
             ) from error
         best = run.checkpoint_path(BEST)
         if self.progress.best_epoch >= 0 and not best.exists():
-            if self.progress.epoch >= checkpoint.meta["config"]["train"]["epochs"]:
+            if self.progress.epoch >= epochs:
                 raise PipelineError(f"{best} is gone; delete {last.name}, too, and the same training begins anew")
             say(f"warning: {best} is gone; the best of the epochs to come is kept instead")
             self.progress.best_score, self.progress.best_epoch = -math.inf, -1
