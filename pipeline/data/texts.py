@@ -107,7 +107,8 @@ class EncodedText:
         published = find_counts(annotations, "CLIP_tokenized_count.txt")
         if published is not None and self.config.encoder in CLIP_PIECES:
             return read_clip_counts(published, size)
-        return count_tokens((self.words(query).tokens for query in queries), size, CLIP_START_ID, CLIP_END_ID)
+        tokens = {query: self.words(query).tokens for query in dict.fromkeys(queries)}
+        return count_tokens((tokens[query] for query in queries), size, CLIP_START_ID, CLIP_END_ID)
 
     def words(self, query: str) -> QueryWords:
         """Return the words of a query."""
@@ -193,7 +194,8 @@ class VectorText:
         published = find_counts(annotations, "GloVe_tokenized_count.txt")
         if published is not None:
             return read_word_counts(published, size)
-        return count_tokens((split_words(query, self.config.words) for query in queries), size)
+        words = {query: split_words(query, self.config.words) for query in dict.fromkeys(queries)}
+        return count_tokens((words[query] for query in queries), size)
 
     def state(self) -> dict[str, Any]:
         """Return the vector of unknown words."""

@@ -83,5 +83,5 @@ def build_for(config: Config, data: TrainingData) -> Network:
     network_shapes(config.model, sizes)
     network = build_network(config.model, sizes)
     videos = dict.fromkeys(annotation.video_id for annotation in data.train.annotations)
-    network.fit((frames.take([video])[0] for video in videos), [data.train.words_of_all()])
+    network.fit((frames.take([video])[0] for video in videos), data.train.words_of_all())
     return network
