@@ -116,6 +116,9 @@ def _read_line(line: str) -> tuple[Prediction | None, list[str]]:
     if windows is None or (windows.size and windows.shape[1] != 3):
         found = _found(record, "pred_relevant_windows")
         mistakes.append(f"pred_relevant_windows: expected a list of [start s, end s, score], found {found}")
+    elif windows.size and (backwards := windows[:, 1] < windows[:, 0]).any():
+        found = _shorten(windows[backwards][0].tolist())
+        mistakes.append(f"pred_relevant_windows: expected windows that end after their start, found {found}")
     saliency = None
     if record.get("pred_saliency_scores") is not None:
         saliency = _read_numbers(record["pred_saliency_scores"], 1)

@@ -18,6 +18,7 @@ from mesm.model.registry import NETWORKS, build_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import config_from_plain
 from mesm.pipeline.config.schema import Config
+from mesm.pipeline.data.durations import moments_outside, with_known_durations
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import FrameTable
 from mesm.pipeline.data.moments import MomentData
@@ -145,6 +146,9 @@ def load_evaluation_data(trained: TrainedModel, annotations: Sequence[Annotation
         say(f"warning: the released checkpoint does not say which features it was trained on; {features} may be others")
     frames = FrameTable.load(folders, [a.video_id for a in annotations], config.dataset, trained.device)
     _refuse_other_sizes(trained, frames.dim, text.source.dim)
+    annotations = with_known_durations(annotations, folders, config.dataset)
+    if outside := moments_outside(annotations, folders, config.dataset)[1]:
+        say(f"warning: moments begin when their video has ended, so no answer can find them: {outside}")
     return MomentData(annotations, frames, text.source, trained.vocabulary, config.dataset)
 
 
