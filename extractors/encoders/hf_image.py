@@ -215,8 +215,11 @@ def _image_settings(folder: Path) -> dict[str, Any]:
     for name in ("preprocessor_config.json", "processor_config.json"):
         path = folder / name
         if path.is_file():
-            settings = json.loads(path.read_text(encoding="utf-8"))
-            settings = settings.get("image_processor", settings)
+            try:
+                settings = json.loads(path.read_text(encoding="utf-8-sig"))
+                settings = settings.get("image_processor", settings)
+            except (ValueError, RecursionError, AttributeError) as error:
+                raise EncoderError(f"{path} cannot be read as an object of JSON: {error}") from error
             if {"size", "image_mean", "image_std"} <= set(settings):
                 return settings
     raise EncoderError(f"{folder} holds no preprocessor_config.json with size, image_mean and image_std")
