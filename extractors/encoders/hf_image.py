@@ -62,6 +62,7 @@ class HfTextEncoder(NetworkTextEncoder):
         self.network = network.eval().requires_grad_(False).to(device)
         self.tokenizer = tokenizer
         self.max_tokens = int(network.config.text_config.max_position_embeddings)
+        self.special_tokens = int(tokenizer.num_special_tokens_to_add())
         self.sees_padding = "siglip" in network.config.model_type
 
     def encode_batch(self, texts: list[str]) -> list[TextFeatures]:
@@ -76,10 +77,11 @@ class HfTextEncoder(NetworkTextEncoder):
         )
         ids, mask = batch["input_ids"], batch["attention_mask"].bool()
         states, pooled = self.states(ids.to(self.device), mask.to(self.device))
-        rows = zip(states.cpu(), ids, mask, pooled.cpu(), strict=True)
+        cut = [len(whole) > self.max_tokens for whole in self.tokenizer(texts, verbose=False)["input_ids"]]
+        rows = zip(states.cpu(), ids, mask, pooled.cpu(), cut, strict=True)
         return [
-            TextFeatures(tokens[kept].numpy(), row_ids[kept].numpy(), vector.numpy().copy())
-            for tokens, row_ids, kept, vector in rows
+            TextFeatures(tokens[kept].numpy(), row_ids[kept].numpy(), vector.numpy().copy(), is_cut)
+            for tokens, row_ids, kept, vector, is_cut in rows
         ]
 
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -75,8 +75,9 @@ class MomentRetriever:
 
     @property
     def max_words(self) -> int:
-        """Words of a query that the network reads."""
-        return self.config.dataset.max_words
+        """Words of a query that the network reads, without the tokens of its start and its end."""
+        markers = text_kind(self.config.features.text.encoder).markers
+        return self.config.dataset.max_words - sum(marker is not None for marker in markers)
 
     @classmethod
     def from_checkpoint(
@@ -140,8 +141,7 @@ class MomentRetriever:
                 count[first : first + rows] += 1
         best = merge_windows(np.concatenate(windows), video.duration_s, single=len(pieces) == 1)
         moments = [Moment(*(round(float(x), 4) for x in row)) for row in best[:top_k]]
-        cut = len(words.tokens) >= self.max_words
-        return GroundingResult(query, moments, saliency / np.maximum(count, 1), video.row_s, cut)
+        return GroundingResult(query, moments, saliency / np.maximum(count, 1), video.row_s, words.cut)
 
     def _batch(self, pieces: Sequence[np.ndarray], words: np.ndarray) -> Batch:
         n = len(pieces)

@@ -83,8 +83,8 @@ class ZeroShot:
 
     @property
     def max_words(self) -> int:
-        """Tokens of a query that the model reads."""
-        return self.text.max_tokens
+        """Tokens of a query that the model reads, without those of its start and its end."""
+        return self.text.max_tokens - self.text.special_tokens
 
     def encode_video(self, path: str | Path, cache: Path | None = None) -> EncodedVideo:
         """Decode a video once and encode a frame a second.
@@ -120,7 +120,7 @@ class ZeroShot:
         features = self.text.encode(texts)
         vectors = np.array([sentence.pooled for sentence in features], np.float64)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.maximum(norms, 1e-12), [len(f.tokens) >= self.text.max_tokens for f in features]
+        return vectors / np.maximum(norms, 1e-12), [sentence.cut for sentence in features]
 
 
 def find_model(model: str) -> tuple[str, str, str, dict[str, str]]:
