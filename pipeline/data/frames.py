@@ -16,6 +16,7 @@ from mesm.datasets.targets import (
     ROWS_SHARE_DURATION,
     prepare_video,
 )
+from mesm.datasets.video_names import video_name
 from mesm.model.layouts import Layout, to_device
 from mesm.pipeline.config.schema import DatasetConfig
 from mesm.pipeline.run.memory import free_memory
@@ -92,9 +93,11 @@ def require_videos(folders: Sequence[FeatureFolder], video_ids: Sequence[str]) -
     for folder in folders:
         missing = sorted(set(video_ids) - set(folder.keys()))
         if missing:
+            named = [video for video in missing if video_name(video) in folder]
+            hint = f" ({named[0]} is called {video_name(named[0])} there)" if named else ""
             raise FeatureError(
                 f"{folder.path} lacks {len(missing)} of {len(set(video_ids))} videos that the annotations name, "
-                f"among them {', '.join(missing[:SHOWN])}; extract them, or remove their queries"
+                f"among them {', '.join(missing[:SHOWN])}{hint}; extract them, or remove their queries"
             )
 
 

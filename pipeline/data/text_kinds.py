@@ -91,7 +91,7 @@ class TokenStates(TextKind):
     def from_folder(self, root: Path, config: Config) -> OpenedText:
         """Open the shards of the configured encoder."""
         text = config.features.text
-        folder = find_features(root, text.encoder, text.fingerprint)
+        folder = find_features(root, text.encoder, text.fingerprint, "features.text")
         return OpenedText(StoredText(folder, text, config.dataset.max_words), folder.name, folder.fingerprint)
 
     def from_run(self, run: TextOfRun, root: Path, config: Config) -> OpenedText:
