@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
 
 METADATA_KEY = "mesm-checkpoint"
-HASH_KEY = "sha256"
-"""Of the tensors and of the description; files of earlier versions have none."""
+HASHED = re.compile(r'\{"sha256":"([0-9a-f]{64})",')
+"""Beginning of a description: the hash of the tensors and of the rest of it. Files of earlier versions have none."""
 FORMAT = 1
 LAST, BEST = "last", "best"
 
@@ -51,7 +52,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
     """
     text = json.dumps({"format": FORMAT, **meta}, separators=(",", ":"), sort_keys=True)
     held = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    content = save(held, {METADATA_KEY: text, HASH_KEY: _sha256(held, text)})
+    # One entry alone: those of a header come in no particular order, and files are to be the same bit for bit.
+    content = save(held, {METADATA_KEY: f'{{"sha256":"{_sha256(held, text)}",{text[1:]}'})
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -85,22 +87,25 @@ def read_checkpoint(path: Path) -> tuple[Checkpoint, bool]:
         raise PipelineError(f"{path} is no file; give a run directory, or a checkpoint file")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            text = header[METADATA_KEY]
+            text = (file.metadata() or {})[METADATA_KEY]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        stated = header.get(HASH_KEY)
-        if stated is not None and _sha256(tensors, text) != stated:
-            raise ValueError("its numbers or its description do not have the hash that it states")
+        hashed = HASHED.match(text)
+        if hashed is not None:
+            text = "{" + text[hashed.end() :]
+            if _sha256(tensors, text) != hashed[1]:
+                raise ValueError("its numbers or its description do not have the hash that it states")
         meta = json.loads(text)
         if not isinstance(meta, dict):
             raise ValueError(f"expected its description to be an object, found {shorten(meta)}")
+        if hashed is None and any(name not in _EARLIER_HASHES and _is_hash(value) for name, value in meta.items()):
+            raise ValueError("it states a hash in another place than this program does")
     except _DAMAGED as error:
         raise PipelineError(
             f"{path} is not a checkpoint of this program, or is damaged: {error}; {_remedy(path)}"
         ) from error
     if meta.get("format") != FORMAT:
         raise PipelineError(f"{path} has format {shorten(meta.get('format'))}; this version reads {FORMAT}")
-    return Checkpoint(tensors, meta), stated is not None
+    return Checkpoint(tensors, meta), hashed is not None
 
 
 def require_parts(checkpoint: Checkpoint, path: Path, *more: str) -> None:
@@ -114,6 +119,8 @@ def require_parts(checkpoint: Checkpoint, path: Path, *more: str) -> None:
 
 
 _DAMAGED = (OSError, SafetensorError, LookupError, ValueError, TypeError, RecursionError, RuntimeError)
+_EARLIER_HASHES = ("queries",)
+"""Hashes in the description of files that have none of their own."""
 _PARTS = ("config", "sizes", "fingerprints", "vocabulary", "text")
 
 
@@ -124,6 +131,10 @@ def _remedy(path: Path) -> str:
     if path.name == checkpoint_file(path.parent, BEST).name:
         return f"delete it and {checkpoint_file(path.parent, LAST).name} beside it, and train again, or import it again"
     return "get it again"
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _sha256(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -357,7 +357,7 @@ def test_import_twice_is_the_same_and_another_run_is_not_overwritten(tmp_path: P
         (b"<!DOCTYPE html><html>Sign in to continue</html>", "it begins like a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
         (b"", "it is empty"),
-        (b"\x80\x02}q\x00.", "no `model` with tensors by name|cannot be read as a checkpoint"),
+        (b"\x80\x02}q\x00.", "is not a checkpoint that torch can read"),
     ],
 )
 def test_what_was_saved_in_the_place_of_a_checkpoint_is_named(

@@ -23,7 +23,7 @@ from mesm.datasets.shards.publishing import held_alone
 from mesm.pipeline import cli
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.evaluate.trained import load_trained
-from mesm.pipeline.run.checkpoint import BEST, HASH_KEY, LAST, METADATA_KEY, load_checkpoint
+from mesm.pipeline.run.checkpoint import BEST, HASHED, LAST, METADATA_KEY, load_checkpoint
 from mesm.pipeline.run.directory import RunDirectory
 
 CPU = torch.device("cpu")
@@ -52,6 +52,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor
     with safe_open(path, "pt") as file:
         meta = json.loads(file.metadata()[METADATA_KEY])
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    meta.pop("sha256", None)
     change(meta, tensors)
     save_file(tensors, path, {METADATA_KEY: json.dumps(meta)})
 
@@ -67,6 +68,18 @@ def test_every_flipped_bit_of_a_checkpoint_is_found(run: RunDirectory, which: st
         content[places.randrange(header) if number % 2 else places.randrange(header, len(whole))] ^= 1 << number % 8
         path.write_bytes(content)
         with pytest.raises(PipelineError, match=r"damaged|has format"):
+            load_checkpoint(path)
+
+
+def test_a_damaged_name_of_the_hash_makes_no_earlier_version_of_a_checkpoint(run: RunDirectory) -> None:
+    path = run.checkpoint_path(BEST)
+    whole = path.read_bytes()
+    place = whole.index(b"sha256")
+    for number in range(6):
+        content = bytearray(whole)
+        content[place + number] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(PipelineError, match="damaged"):
             load_checkpoint(path)
 
 
@@ -94,7 +107,7 @@ def test_a_checkpoint_of_an_earlier_version_is_read_with_a_note(
 ) -> None:
     rewrite(run.checkpoint_path(BEST), lambda meta, tensors: None)
     with safe_open(run.checkpoint_path(BEST), "pt") as file:
-        assert HASH_KEY not in file.metadata()
+        assert HASHED.match(file.metadata()[METADATA_KEY]) is None
     load_trained(run.path, CPU)
     assert "is of an earlier version and has no hash" in capsys.readouterr().err
     assert cli.run(["verify", str(run.path)]) == 0
