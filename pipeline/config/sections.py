@@ -103,8 +103,8 @@ def _in_words(section: Any, details: ErrorDetails) -> str:
         return f"{where}: unknown key{nearest(str(place[-1]), known)}{_owners(place, section)}"
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
-        known = ", ".join(map(str, choices))
-        return f"{where}: expected one of {known}, found {shorten(found)}{nearest(str(found), choices)}"
+        listed = ", ".join(map(str, choices))
+        return f"{where}: expected one of {listed}, found {shorten(found)}{nearest(str(found), choices)}"
     if dataclasses.is_dataclass(kind):
         return f"{where}: expected a section with keys, found {shorten(found)}"
     if details["type"].startswith(("greater_than", "less_than", "finite_number")):

@@ -33,7 +33,8 @@ def is_run(place: Path) -> bool:
 
 def verify_run(place: Path) -> list[FileFinding]:
     """Read every file of a run directory again and compare with the hashes that there are."""
-    findings, known = [], {}
+    findings: list[FileFinding] = []
+    known: dict[str, str] = {}
     for which in (BEST, LAST):
         if checkpoint_file(place, which).exists():
             finding, checkpoint = _verify_checkpoint(checkpoint_file(place, which))
