@@ -37,7 +37,7 @@ class QueryTargets:
     saliency: np.ndarray
     """(L,) float32: `clip_mask` as 0 and 1; with saliency, the sum of the annotators' scores."""
     windows: np.ndarray
-    """(moments, 2) float32 (start, end) as fractions of the video."""
+    """(moments, 2) float32 (start, end) as fractions of the video, 0 to 1."""
 
     @property
     def spans(self) -> np.ndarray:
@@ -89,7 +89,7 @@ def query_targets(
         if listed_scores.any():
             relevant, scores, mask = listed, listed_scores, listed_scores != 0
     length = duration if length_from == "duration" else rows * row_len_s
-    windows = np.asarray(annotation.moments, dtype=np.float64) / length
+    windows = (np.asarray(annotation.moments, dtype=np.float64) / length).clip(0, 1)
     return QueryTargets(
         start_idx=min(start for start, _ in inside),
         end_idx=max(end for _, end in inside),
@@ -115,12 +115,13 @@ def saliency_rows(saliency: Saliency, rows: int, row_len_s: float) -> tuple[np.n
 
     A row takes the clip in which its centre lies; with rows as long as the clips, row i is clip i.
     """
-    clip_of_row = ((np.arange(rows) + 0.5) * row_len_s / saliency.clip_len_s).astype(np.int64)
-    clips = max([*clip_of_row.tolist(), *saliency.clip_ids]) + 1
-    listed, scores = np.zeros(clips, dtype=bool), np.zeros(clips, dtype=np.float32)
-    listed[list(saliency.clip_ids)] = True
-    scores[list(saliency.clip_ids)] = [sum(clip) for clip in saliency.scores]
-    return listed[clip_of_row], scores[clip_of_row]
+    clip_of_row = np.floor((np.arange(rows) + 0.5) * row_len_s / saliency.clip_len_s)
+    order = np.argsort(saliency.clip_ids)
+    clips = np.asarray(saliency.clip_ids, np.float64)[order]
+    sums = np.array([sum(clip) for clip in saliency.scores], np.float32)[order]
+    place = np.minimum(np.searchsorted(clips, clip_of_row), len(clips) - 1)
+    listed = clips[place] == clip_of_row
+    return listed, np.where(listed, sums[place], np.float32(0))
 
 
 def sample_windows(count: int, limit: int, generator: np.random.Generator) -> np.ndarray:

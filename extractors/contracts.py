@@ -102,6 +102,8 @@ class TextFeatures:
     """(words,) int64, in the encoder's vocabulary."""
     pooled: np.ndarray | None
     """(pooled dim,) float32 sentence vector in the space of the image encoder, when the encoder has one."""
+    cut: bool = False
+    """The sentence was longer than the encoder reads, and its end was left out."""
 
 
 @runtime_checkable
@@ -122,3 +124,5 @@ class SentenceEncoder(TextEncoder, Protocol):
 
     max_tokens: int
     """Tokens that it reads; what is longer is cut."""
+    special_tokens: int
+    """How many of these are not of the sentence, such as those of its start and its end."""

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from annotated_types import Ge, Le
 
-AtLeastOne = Annotated[int, Ge(1)]
+AtLeastOne = Annotated[int, Ge(1), Le(65536)]
+Layers = Annotated[int, Ge(1), Le(64)]
 Probability = Annotated[float, Ge(0), Le(0.99)]
 Weight = Annotated[float, Ge(0)]
 Positive = Annotated[float, Ge(1e-6)]

@@ -1,5 +1,15 @@
-"""`python -m mesm.pipeline`: the same as `mesm-pipeline`."""
+"""`mesm-pipeline`, and `python -m mesm.pipeline`: Ctrl-C is answered from the first module on."""
 
-from mesm.pipeline.cli import main
+from mesm.pipeline.run.interrupts import answer_interrupts
 
-main()
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    answer_interrupts()
+    from mesm.pipeline.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

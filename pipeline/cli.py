@@ -1,10 +1,12 @@
 """The command line: `mesm-pipeline COMMAND`. Results go to stdout, everything else to stderr.
 
-Exit codes: 0 all done; 1 finished, but some items failed; 2 wrong usage or configuration; 130 interrupted.
+Exit codes: 0 all done; 1 finished, but some items failed; 2 wrong usage or configuration; 130 interrupted (143
+by SIGTERM, 129 by SIGHUP).
 """
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated, Any
 
@@ -27,6 +29,7 @@ from mesm.pipeline.commands import (
 from mesm.pipeline.commands.output import INTERRUPTED, OK, USAGE
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
+from mesm.pipeline.run.interrupts import MESSAGE, answer_interrupts, exit_code, leave
 from mesm.pipeline.run.threads import wait_quietly
 
 USAGE_ERROR: Any = next(base for base in reversed(typer.BadParameter.__mro__) if hasattr(base, "show"))
@@ -69,8 +72,13 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main() -> None:
     """Run the command line and exit with its code; a user's mistake is one message, never a traceback."""
+    answer_interrupts()
     wait_quietly()
-    sys.exit(run(sys.argv[1:]))
+    # A terminal of another encoding than the names of files is no reason to lose a result.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    leave(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
@@ -108,8 +116,8 @@ def _users_mistakes() -> tuple[type[Exception], ...]:
 
 
 def _interrupted() -> int:
-    say("interrupted; run the same command again to go on")
-    return INTERRUPTED
+    say(MESSAGE)
+    return exit_code()
 
 
 if __name__ == "__main__":

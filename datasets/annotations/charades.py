@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 from mesm.datasets.annotations.records import (
@@ -31,9 +32,9 @@ def read_charades_sta(root: Path, split: str) -> list[Annotation]:
     durations = _read_durations(find_file(path.parent, f"Charades_v1_{split}.csv"))
     problems = Problems(path)
     annotations = []
-    lines = [line for line in read_text(path).split("\n") if line.strip()]
-    for position, line in enumerate(lines):
-        parsed = _parse_line(line, f"line {position + 1}", durations, problems)
+    lines = [item for item in enumerate(read_text(path).split("\n"), start=1) if item[1].strip()]
+    for position, (number, line) in enumerate(lines):
+        parsed = _parse_line(line, f"line {number}", durations, problems)
         if parsed is None:
             continue
         video_id, moment, query = parsed
@@ -62,7 +63,8 @@ def _parse_line(
 
 def _read_durations(path: Path) -> dict[str, float]:
     """Read the durations in seconds by video id."""
-    rows = csv.reader(io.StringIO(read_text(path), newline=""))
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    rows = (row for row in _readable(reader, path) if any(cell.strip() for cell in row))
     header = next(rows, [])
     if "id" not in header or "length" not in header:
         raise AnnotationError(f"{path}: expected columns id and length, found {header}")
@@ -72,13 +74,21 @@ def _read_durations(path: Path) -> dict[str, float]:
     for row in rows:
         duration = _number(row[length]) if len(row) > max(key, length) else None
         if duration is None or duration <= 0:
-            problems.add(f"line {rows.line_num}", "length", "a duration in seconds above 0", row)
+            problems.add(f"line {reader.line_num}", "length", "a duration in seconds above 0", row)
         else:
             if not is_video_id(row[key]):
-                problems.add(f"line {rows.line_num}", "id", VIDEO_ID_RULE, row[key])
+                problems.add(f"line {reader.line_num}", "id", VIDEO_ID_RULE, row[key])
             durations[row[key]] = duration
     problems.raise_any()
     return durations
+
+
+def _readable(rows: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
+    """Yield the rows of a table; AnnotationError where it is none."""
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise AnnotationError(f"{path}: expected a table of comma-separated values: {error}") from error
 
 
 def _number(text: str) -> float | None:

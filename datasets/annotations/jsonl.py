@@ -101,9 +101,7 @@ def _read_record(fields: RecordFields, split: str) -> Annotation:
 def _cut_to_duration(fields: RecordFields, windows: tuple[Window, ...], duration: float | None) -> tuple[Window, ...]:
     if duration is None:
         return windows
-    for window in windows:
-        if window[0] >= duration:
-            fields.reject("moments", f"a start before the duration of {duration} s", list(window))
+    fields.require_starts_within("moments", windows, duration)
     return tuple((start, min(end, duration)) for start, end in windows)
 
 

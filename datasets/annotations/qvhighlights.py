@@ -16,7 +16,8 @@ FILES = {
 def read_qvhighlights(root: Path, split: str) -> list[Annotation]:
     """Read one split; `root` may be the folder of the files or one file in this layout.
 
-    The windows are left as they are. `relevant_clip_ids` with `saliency_scores` may be absent, together.
+    The windows are left as they are; one that begins when the video has ended is an error. `relevant_clip_ids` with
+    `saliency_scores` may be absent, together.
     """
     path = find_file(root, FILES[split])
     problems = Problems(path)
@@ -34,12 +35,14 @@ def read_qvhighlights(root: Path, split: str) -> list[Annotation]:
 
 def _read_record(fields: RecordFields, split: str) -> Annotation:
     has_saliency = "relevant_clip_ids" in fields.record or "saliency_scores" in fields.record
+    moments, duration = fields.windows("relevant_windows"), fields.positive_number("duration")
+    fields.require_starts_within("relevant_windows", moments, duration)
     return Annotation(
         query_id=fields.identifier("qid"),
         video_id=fields.video_id("vid"),
         query=fields.text("query"),
-        moments=fields.windows("relevant_windows"),
-        duration_s=fields.positive_number("duration"),
+        moments=moments,
+        duration_s=duration,
         saliency=fields.saliency("relevant_clip_ids", "saliency_scores") if has_saliency else None,
         split=split,
     )

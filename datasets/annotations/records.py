@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,10 +15,15 @@ from typing import Any
 import numpy as np
 
 from mesm.datasets.errors import AnnotationError
+from mesm.datasets.plain_text import read_plain_text
 
 Window = tuple[float, float]
 
 SHOWN_PROBLEMS = 200
+MOST_CLIPS = 1_000_000
+"""Clips of the longest video that is judged clip by clip: 23 days of 2 seconds."""
+HIGHEST_SCORE = 1e6
+"""Far beyond the 4 of the published judgements, and far from where sums of scores are no numbers any more."""
 ANNOTATIONS_FOLDER = "annotations"
 VIDEO_ID_RULE = "a relative name without '..' and control characters"
 
@@ -132,11 +137,17 @@ class RecordFields:
                 windows.append(window)
         return tuple(windows)
 
+    def require_starts_within(self, field: str, windows: Iterable[Window], duration: float) -> None:
+        """Note windows that begin when the video, of a known duration in seconds, has ended."""
+        for window in windows:
+            if window[0] >= duration:
+                self.reject(field, f"a start before the duration of {duration} s", list(window))
+
     def saliency(self, ids_field: str, scores_field: str) -> Saliency | None:
         """Return the scores of the relevant clips: distinct clip numbers and one list of scores for each."""
         ids = self.record.get(ids_field)
-        if not isinstance(ids, list) or not all(type(clip) is int and clip >= 0 for clip in ids):
-            self.reject(ids_field, "a list of clip numbers from 0", self._found(ids_field))
+        if not isinstance(ids, list) or not all(type(clip) is int and 0 <= clip < MOST_CLIPS for clip in ids):
+            self.reject(ids_field, f"a list of clip numbers from 0 to {MOST_CLIPS - 1}", self._found(ids_field))
             return None
         if len(set(ids)) != len(ids):
             self.reject(ids_field, "distinct clip numbers", ids)
@@ -205,8 +216,8 @@ def number_pair(value: object) -> Window | None:
 def clean_moment(start: float, end: float, duration: float, drop_reversed: bool = False) -> Window | None:
     """Clean one moment as the published loaders do (MESM data loaders, Charades family and TACoS).
 
-    A moment that starts after the video's end is dropped (None). One whose start lies after its end is
-    swapped, or dropped with `drop_reversed` (TACoS). Then both ends are clipped to [0, duration]. All in
+    A moment that starts after the video's end, or ends before its start, is dropped (None). One whose start lies after
+    its end is swapped, or dropped with `drop_reversed` (TACoS). Then both ends are clipped to [0, duration]. All in
     seconds.
     """
     if start > duration:
@@ -215,7 +226,7 @@ def clean_moment(start: float, end: float, duration: float, drop_reversed: bool 
         if drop_reversed:
             return None
         start, end = end, start
-    return max(start, 0.0), min(end, duration)
+    return None if end < 0 else (max(start, 0.0), min(end, duration))
 
 
 def find_file(root: Path, name: str) -> Path:
@@ -236,11 +247,11 @@ def find_file(root: Path, name: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 file, with or without a byte order mark; raises AnnotationError when that fails."""
+    """Read a UTF-8 file, with or without a byte order mark; raises AnnotationError that says what it is instead."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: expected UTF-8 text, found other bytes at {error.start}") from error
+        return read_plain_text(path)
+    except ValueError as error:
+        raise AnnotationError(f"{path}: {error}") from error
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -285,4 +296,4 @@ def _is_score_table(scores: Any, rows: int) -> bool:
         table = np.asarray(scores)
     except (ValueError, OverflowError):
         return False
-    return table.ndim == 2 and table.dtype.kind in "iuf" and bool(np.all((table >= 0) & np.isfinite(table)))
+    return table.ndim == 2 and table.dtype.kind in "iuf" and bool(np.all((table >= 0) & (table <= HIGHEST_SCORE)))

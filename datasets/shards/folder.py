@@ -28,7 +28,7 @@ from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards import maintenance as shard_maintenance
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.fingerprints import NAME_DIGITS, fingerprint, plain_spec, spec_differences, text_key
-from mesm.datasets.shards.headers import Record, ShardHeader, check_key, payload_sha256, plain_array
+from mesm.datasets.shards.headers import ROW_ARRAYS, Record, ShardHeader, check_key, payload_sha256, plain_array
 from mesm.datasets.shards.index import ShardIndex
 from mesm.datasets.shards.maintenance import Problem
 from mesm.datasets.shards.publishing import FolderLock, publish_new, remove_stale_temporaries, sync_folder, write_errors
@@ -48,7 +48,6 @@ FOLDER_FORMAT = 1
 COMPACT_BYTES = 128 * 1024**2
 """Size of the shards that `compact` aims at; it needs about twice as much memory."""
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_ROW_ARRAYS = ("features", "tokens")
 
 
 def row_count_problem(
@@ -112,9 +111,11 @@ class FeatureFolder:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             name, found, stated = content["name"], content["spec"], content["fingerprint"]
+            if not (isinstance(found, dict) and isinstance(name, str) and isinstance(stated, str)):
+                raise TypeError("expected a name, a spec and a fingerprint")
         except OSError as error:
             raise FeatureError(f"{path} is no folder of features: {FINGERPRINT_FILE}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FeatureError(f"{file} is damaged ({error}); delete it and extract again, the shards stay") from error
         if content.get("format") != FOLDER_FORMAT:
             raise FeatureError(f"{file} has format {content.get('format')}, this version reads {FOLDER_FORMAT}")
@@ -231,7 +232,7 @@ class ShardWriter:
         """
         check_key(key)
         plain = _plain_arrays(key, arrays)
-        rows = next(len(plain[name]) for name in _ROW_ARRAYS if name in plain)
+        rows = next(len(plain[name]) for name in ROW_ARRAYS if name in plain)
         record = Record(
             key,
             rows,
@@ -291,10 +292,10 @@ def folder_path(root: Path, name: str, spec: Mapping[str, Any]) -> Path:
 
 
 def _plain_arrays(key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    rows = [name for name in _ROW_ARRAYS if name in arrays]
+    rows = [name for name in ROW_ARRAYS if name in arrays]
     if len(rows) != 1 or arrays[rows[0]].ndim != 2:
         found = ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing"
-        raise FeatureError(f"{key}: expected one array (rows, dim) called {' or '.join(_ROW_ARRAYS)}, found {found}")
+        raise FeatureError(f"{key}: expected one array (rows, dim) called {' or '.join(ROW_ARRAYS)}, found {found}")
     for name in arrays:
         check_key(name)
     return {name: plain_array(array) for name, array in arrays.items()}

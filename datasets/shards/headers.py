@@ -29,6 +29,8 @@ from mesm.datasets.errors import FeatureError
 SHARD_FORMAT = 1
 METADATA_KEY = "mesm"
 LONGEST_KEY = 251
+ROW_ARRAYS = ("features", "tokens")
+"""Of the arrays of a record, the one whose rows are counted."""
 DAMAGED_SUFFIX = ".damaged"
 SHARD_NAME = re.compile(r"shard-(?P<number>\d{6,})\.safetensors(?P<aside>\.damaged\d*)?")
 """Bytes of a key in UTF-8: with `.npz` behind it, it must still be a file name."""

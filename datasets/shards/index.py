@@ -17,6 +17,7 @@ import numpy as np
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.fingerprints import NAME_DIGITS
 from mesm.datasets.shards.headers import (
+    ROW_ARRAYS,
     SHARD_NAME,
     Entry,
     Record,
@@ -95,6 +96,10 @@ class ShardIndex:
         """Return the arrays of a record, read-only; FeatureError if there is none or its shard is damaged."""
         for _ in range(_ATTEMPTS):
             entry = self.entry(key)
+            # The header's hash is of the records alone: an array's name may be damaged.
+            if not any(entry.arrays[n].shape[:1] == (entry.record.rows,) for n in ROW_ARRAYS if n in entry.arrays):
+                names = ", ".join(entry.arrays)
+                raise damaged(self._headers[self._resolved()[key]].path, f"{key!r} has no rows, but {names!r}")
             try:
                 return self._arrays(self._resolved()[key], entry)
             except FileNotFoundError:

@@ -39,7 +39,7 @@ LOCK_NAME = ".lock"
 STALE_AFTER_S = 24 * 3600
 _TEMPORARY = re.compile(r"\.tmp-(?P<host>[^@]*)@(?P<pid>\d+)-[0-9a-f]{16}$")
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL, errno.EBADF)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -155,7 +155,7 @@ class FolderLock:
         A file system without locks lets writers pass, who do not need one to stay apart, but no maintainer.
         """
         with write_errors(folder):
-            self._stream = open(folder / LOCK_NAME, "a")  # noqa: SIM115 - closed by `close`
+            self._stream = open(folder / LOCK_NAME, "a", opener=_open_no_link)  # noqa: SIM115 - closed by `close`
         kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         try:
             supported = _try_lock(self._stream.fileno(), kind)
@@ -176,6 +176,31 @@ class FolderLock:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def held_alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Keep other processes that ask for the same folder out of it; the folder itself is locked, and no file is left.
+
+    Raises FeatureError when another process has it, unless this one is to `wait`. Where a file system has no locks,
+    nobody is kept out.
+    """
+    with write_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _try_lock(descriptor, fcntl.LOCK_EX, wait=wait)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise FeatureError(f"{folder} is being written by another process: wait until that has ended") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file, but not what a link in its place leads to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _try_lock(descriptor: int, kind: int, *, wait: bool = False) -> bool:
@@ -205,9 +230,11 @@ def remove_stale_temporaries(folder: Path) -> list[Path]:
 
 def _is_stale(path: Path, host: str, pid: int) -> bool:
     try:
+        if _is_locked(path):
+            return False
         if time.time() - path.stat().st_mtime > STALE_AFTER_S:
             return True
-        return host == _host() and not _is_alive(pid) and not _is_locked(path)
+        return host == _host() and not _is_alive(pid)
     except FileNotFoundError:
         return False
 

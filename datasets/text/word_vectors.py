@@ -7,7 +7,6 @@ pickle) with `words` (N,), `vectors` (N, dim) and, if present, `counter_words` a
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,15 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from mesm.datasets.array_files import BROKEN_ARRAY, npz_names, read_npz
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.publishing import replace_file
 
 METADATA_KEY = "mesm-words"
 UNKNOWN = -1
 PADDING_ROW = 0
+LARGEST_TABLE = 2 * 1024**3
+"""Bytes of the largest array of a table; GloVe's 400,000 vectors of 300 numbers are a quarter of that."""
 
 
 @dataclass(frozen=True)
@@ -76,23 +78,40 @@ class WordVectors:
         try:
             with safe_open(path, framework="numpy") as file:
                 content = json.loads((file.metadata() or {})[METADATA_KEY])
-                return cls(tuple(content["words"]), file.get_tensor("vectors"), content["counts"])
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise FeatureError(f"{path} is no table of word vectors ({error}); import it again") from error
+                words, counts = content["words"], content["counts"]
+                if not all(isinstance(word, str) for word in words) or not isinstance(counts, dict):
+                    raise ValueError("its words are no texts")
+                return cls(tuple(words), file.get_tensor("vectors"), counts)
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+            raise FeatureError(
+                f"{path} is no table of word vectors, or is damaged ({error}); make it again: extract makes it, or "
+                "import-features of an npz of word vectors"
+            ) from error
 
     @classmethod
     def from_npz(cls, path: Path) -> WordVectors:
         """Read `words`, `vectors` and, if present, `counter_words` and `counter_counts`; or FeatureError."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                words = tuple(str(word) for word in arrays["words"])
-                vectors = np.asarray(arrays["vectors"], np.float32)
-                counts: dict[str, int] = {}
-                if "counter_words" in arrays:
-                    pairs = zip(arrays["counter_words"], arrays["counter_counts"], strict=True)
-                    counts = {str(word): int(count) for word, count in pairs}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            words = _texts(read_npz(path, "words", LARGEST_TABLE))
+            vectors = read_npz(path, "vectors", LARGEST_TABLE)
+            if vectors.dtype.kind not in "fiu":
+                raise ValueError(f"vectors are {vectors.dtype}")
+            with np.errstate(over="ignore"):
+                vectors = vectors.astype(np.float32, copy=False)
+            counts: dict[str, int] = {}
+            if "counter_words" in npz_names(path):
+                numbers = read_npz(path, "counter_counts", LARGEST_TABLE).tolist()
+                pairs = zip(_texts(read_npz(path, "counter_words", LARGEST_TABLE)), numbers, strict=True)
+                counts = {word: int(count) for word, count in pairs}
+        except BROKEN_ARRAY as error:
             raise FeatureError(
                 f"{path} cannot be read as word vectors ({error}); expected an npz with words and vectors"
             ) from error
         return cls(words, vectors, counts)
+
+
+def _texts(array: np.ndarray) -> tuple[str, ...]:
+    """Return the words of an array (n,) of texts, or ValueError."""
+    if array.ndim != 1 or array.dtype.kind != "U":
+        raise ValueError(f"words are {array.dtype} {array.shape}, expected texts (n,)")
+    return tuple(array.tolist())

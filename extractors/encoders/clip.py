@@ -69,7 +69,7 @@ class ClipTextEncoder(NetworkTextEncoder):
     def __init__(
         self,
         tower: Any,
-        tokenizer: Callable[[list[str]], torch.Tensor],
+        tokenizer: Callable[..., torch.Tensor],
         device: torch.device,
         spec: Mapping[str, Any],
     ) -> None:
@@ -77,6 +77,7 @@ class ClipTextEncoder(NetworkTextEncoder):
         self.tower: Any = tower.eval().requires_grad_(False).to(device)
         self.tokenizer = tokenizer
         self.max_tokens = int(tower.positional_embedding.shape[0])
+        self.special_tokens = 2
 
     def encode_batch(self, texts: list[str]) -> list[TextFeatures]:
         """Encode sentences together; one of more than 77 tokens is cut and keeps its end token."""
@@ -84,11 +85,16 @@ class ClipTextEncoder(NetworkTextEncoder):
         lengths = ids.argmax(dim=1) + 1  # the end token has the highest id
         with inference(self.device, "fp32"):
             states, pooled = self.states(ids[:, : int(lengths.max())].to(self.device))
-        rows = zip(states.cpu().numpy(), pooled.cpu().numpy(), ids.numpy(), lengths.tolist(), strict=True)
+        cut = [length == self.max_tokens and self._is_cut(t) for t, length in zip(texts, lengths.tolist(), strict=True)]
+        rows = zip(states.cpu().numpy(), pooled.cpu().numpy(), ids.numpy(), lengths.tolist(), cut, strict=True)
         return [
-            TextFeatures(tokens[:length].copy(), row_ids[:length].copy(), vector.copy())
-            for tokens, vector, row_ids, length in rows
+            TextFeatures(tokens[:length].copy(), row_ids[:length].copy(), vector.copy(), is_cut)
+            for tokens, vector, row_ids, length, is_cut in rows
         ]
+
+    def _is_cut(self, text: str) -> bool:
+        """Say whether a sentence has more tokens than are read: with room for one more, it ends later."""
+        return int(self.tokenizer([text], self.max_tokens + 1).argmax()) >= self.max_tokens
 
     def states(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return states (B, L, dim) after the final norm and sentence vectors (B, pooled dim) of ids (B, L).
@@ -294,7 +300,7 @@ def _from_hub(request: WeightsRequest, pretrained: Mapping[str, Any]) -> Path:
         ) from error
 
 
-def _tokenizer(options: Mapping[str, Any]) -> Callable[[list[str]], torch.Tensor]:
+def _tokenizer(options: Mapping[str, Any]) -> Callable[..., torch.Tensor]:
     if "architecture" in options:
         return tokenizer(int(options["architecture"]["text_cfg"].get("context_length", CONTEXT_LENGTH)))
     import open_clip

@@ -13,6 +13,7 @@ The file's numbers are parsed once and kept in the cache folder, named by the fi
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import ssl
@@ -122,7 +123,38 @@ def load_vectors(weights: WeightsFile) -> tuple[list[str], torch.Tensor]:
     if not cached.is_file():
         _parse(weights.path, cached)
     words, _, vectors, _ = torch.load(cached, weights_only=True)
+    vectors = vectors[: len(words)]
+    if not words or not torch.isfinite(vectors).all():
+        raise WeightsError(f"{weights.path} holds {len(words)} words, or numbers that are not finite; get it again")
     return words, vectors
+
+
+def _cleaned(path: Path, folder: Path) -> Path:
+    """Return the file, or a copy of it without blank lines and a byte order mark, which torchtext takes for words.
+
+    Raises WeightsError for a text that is not UTF-8, whose words torchtext would leave out.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(3)
+        stream.seek(0)
+        if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise WeightsError(f"{path} is UTF-16; save it as UTF-8, as by `iconv -f UTF-16 -t UTF-8`")
+        clean = head != codecs.BOM_UTF8
+        for number, line in enumerate(stream, start=1):
+            clean = clean and bool(line.strip())
+            try:
+                line.partition(b" ")[0].decode()
+            except UnicodeDecodeError as error:
+                raise WeightsError(
+                    f"{path}: line {number} is not UTF-8 text, but perhaps Latin-1; expected a word and its numbers"
+                ) from error
+        if clean:
+            return path.resolve()
+        copy = folder / path.name
+        stream.seek(len(head) if head == codecs.BOM_UTF8 else 0)
+        with copy.open("wb") as target:
+            target.writelines(line for line in stream if line.strip())
+    return copy
 
 
 def _parse(path: Path, cached: Path) -> None:
@@ -133,9 +165,9 @@ def _parse(path: Path, cached: Path) -> None:
     make_context = ssl._create_default_https_context
     try:
         with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
-            Vectors(str(path.resolve()), cache=folder)
+            Vectors(str(_cleaned(path, Path(folder))), cache=folder)
             os.replace(Path(folder) / f"{path.name}.pt", cached)
-    except (RuntimeError, ValueError, TypeError, OSError) as error:
+    except (RuntimeError, ValueError, TypeError, OSError, LookupError, AttributeError, EOFError) as error:
         raise WeightsError(f"{path} is not a text file of word vectors: {error}") from error
     finally:
         ssl._create_default_https_context = make_context

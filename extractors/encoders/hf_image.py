@@ -84,6 +84,7 @@ class HfTextEncoder(NetworkTextEncoder):
         self.network = network.eval().requires_grad_(False).to(device)
         self.tokenizer = tokenizer
         self.max_tokens = int(network.config.text_config.max_position_embeddings)
+        self.special_tokens = int(tokenizer.num_special_tokens_to_add())
         self.sees_padding = "siglip" in network.config.model_type
 
     def encode_batch(self, texts: list[str]) -> list[TextFeatures]:
@@ -98,10 +99,11 @@ class HfTextEncoder(NetworkTextEncoder):
         )
         ids, mask = batch["input_ids"], batch["attention_mask"].bool()
         states, pooled = self.states(ids.to(self.device), mask.to(self.device))
-        rows = zip(states.cpu(), ids, mask, pooled.cpu(), strict=True)
+        cut = [len(whole) > self.max_tokens for whole in self.tokenizer(texts, verbose=False)["input_ids"]]
+        rows = zip(states.cpu(), ids, mask, pooled.cpu(), cut, strict=True)
         return [
-            TextFeatures(tokens[kept].numpy(), row_ids[kept].numpy(), vector.numpy().copy())
-            for tokens, row_ids, kept, vector in rows
+            TextFeatures(tokens[kept].numpy(), row_ids[kept].numpy(), vector.numpy().copy(), is_cut)
+            for tokens, row_ids, kept, vector, is_cut in rows
         ]
 
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -270,8 +272,11 @@ def _image_settings(folder: Path) -> dict[str, Any]:
     for name in ("preprocessor_config.json", "processor_config.json"):
         path = folder / name
         if path.is_file():
-            settings = json.loads(path.read_text(encoding="utf-8"))
-            settings = settings.get("image_processor", settings)
+            try:
+                settings = json.loads(path.read_text(encoding="utf-8-sig"))
+                settings = settings.get("image_processor", settings)
+            except (ValueError, RecursionError, AttributeError) as error:
+                raise EncoderError(f"{path} cannot be read as an object of JSON: {error}") from error
             if {"size", "image_mean", "image_std"} <= set(settings):
                 return settings
     raise EncoderError(f"{folder} holds no preprocessor_config.json with size, image_mean and image_std")

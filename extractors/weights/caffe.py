@@ -7,6 +7,7 @@ network's layers are field 2 (the old V1 LayerParameter: name 4, blobs 6).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def _blob(message: memoryview) -> torch.Tensor:
             numbers.append(np.frombuffer(value, dtype="<f4"))
     shape = tuple(axes.values())
     flat = np.concatenate(numbers) if numbers else np.empty(0, np.float32)
-    if flat.size != np.prod(shape, dtype=np.int64):
+    if flat.size != math.prod(shape):
         raise _FormatError(f"a blob of shape {shape} with {flat.size} numbers")
     return torch.from_numpy(flat.astype(np.float32).reshape(shape))
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mesm.extractors.errors import WeightsError
+from mesm.extractors.weights.unpickling import tensors_problem
 
 _LISTED = 12
 
@@ -22,6 +23,11 @@ def load_exactly(network: nn.Module, state: Mapping[str, torch.Tensor], source: 
     the lists of what is missing, extra or of another shape.
     """
     refuse_misfits({name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}, state, source)
+    # In the network's own type: a number that is finite in a file may be none in a narrower one.
+    own = {n: tensor for n, tensor in network.state_dict().items() if tensor.is_meta or torch.isfinite(tensor).all()}
+    broken = [n for n, tensor in own.items() if n in state and not torch.isfinite(state[n].to(tensor.dtype)).all()]
+    if broken:
+        raise WeightsError(f"{source} holds numbers that are not finite: {_listing('tensors', broken)}")
     network.load_state_dict(dict(state), strict=False)
 
 
@@ -204,7 +210,8 @@ def _slowfast_blobs(blobs: Any) -> dict[str, torch.Tensor]:
             continue
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
             raise WeightsError(f"blob {blob} is a {type(array).__name__}; expected an array of numbers")
-        state[name or blob] = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+        with np.errstate(over="ignore"):
+            state[name or blob] = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     return state
 
 
@@ -222,4 +229,6 @@ def _state(content: Mapping[str, Any], key: str = "") -> dict[str, torch.Tensor]
     others = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise WeightsError(f"expected a dictionary of tensors; {_listing('others', others)}")
+    if problem := tensors_problem(state):
+        raise WeightsError(f"the weights cannot be used: {problem}")
     return dict(state)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -45,8 +46,7 @@ def download(
         raise WeightsError(f"{url} is not an address that is downloaded from; expected https:// or http://")
     partial = destination.with_name(destination.name + ".part")
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(destination.with_name(destination.name + ".lock")), partial.open("a+b") as stream:
+        with locked(destination), open(partial, "a+b", opener=_open_no_link) as stream:
             if destination.exists():
                 partial.unlink()
                 return
@@ -56,6 +56,25 @@ def download(
         raise WeightsError(f"could not download {url} to {destination}: {error}") from error
 
 
+@contextlib.contextmanager
+def locked(destination: Path) -> Iterator[None]:
+    """Let one process at a time make a file; OSError when its folder cannot be written, or a link lies there.
+
+    A cache may be one that others write to: what a link leads to is never opened.
+    """
+    lock = destination.with_name(destination.name + ".lock")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if lock.is_symlink():
+        raise OSError(f"{lock} is a link; remove it")
+    with FileLock(lock):
+        yield
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file, but not what a link in its place leads to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+
+
 class _Version:
     """Which version of the remote file a partial download belongs to: its ETag or date, kept beside it."""
 
@@ -63,12 +82,16 @@ class _Version:
         self.path = partial.with_name(partial.name + ".version")
 
     def read(self) -> str:
-        return self.path.read_text(encoding="latin1") if self.path.exists() else ""
+        if not self.path.exists():
+            return ""
+        with open(self.path, encoding="latin1", opener=_open_no_link) as stream:
+            return stream.read()
 
     def write(self, headers: http.client.HTTPMessage) -> None:
         etag = headers.get("ETag", "")
         strong = "" if etag.startswith("W/") else etag
-        self.path.write_text(strong or headers.get("Last-Modified", ""), encoding="latin1")
+        with open(self.path, "w", encoding="latin1", opener=_open_no_link) as stream:
+            stream.write(strong or headers.get("Last-Modified", ""))
 
 
 def _fetch(url: str, stream: BinaryIO, version: _Version, progress: Progress | None) -> None:

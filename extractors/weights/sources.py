@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +19,7 @@ from torch import nn
 
 from mesm.extractors.errors import WeightsError
 from mesm.extractors.weights.converters import load_exactly
-from mesm.extractors.weights.downloads import Progress, download
+from mesm.extractors.weights.downloads import Progress, download, locked
 from mesm.extractors.weights.table import WEIGHTS, WeightsEntry
 from mesm.extractors.weights.tensor_files import read_tensor_file
 
@@ -184,28 +186,46 @@ def _problems(entry: WeightsEntry, path: Path, sha256: str) -> list[str]:
 
 
 def _download(entry: WeightsEntry, path: Path, sources: WeightSources) -> None:
-    archive = path.with_name(entry.download_name)
     try:
-        download(entry.url, archive, lambda file: verify_weights(entry, file), sources.progress)
+        _fetch(entry, path, sources)
     except WeightsError as error:
         raise WeightsError(f"{error}. {_by_hand(entry)}") from error
-    if entry.member:
-        _extract(archive, entry.member, path)
-        archive.unlink()
+
+
+def _fetch(entry: WeightsEntry, path: Path, sources: WeightSources) -> None:
+    """Download a file of the table; of an archive, which several processes may ask for, the member that is wanted."""
+    archive = path.with_name(entry.download_name)
+
+    def verify(file: Path) -> list[str]:
+        return verify_weights(entry, file)
+
+    if not entry.member:
+        download(entry.url, archive, verify, sources.progress)
+        return
+    try:
+        with locked(path):
+            if not path.is_file():
+                download(entry.url, archive, verify, sources.progress)
+                _extract(archive, entry.member, path)
+                archive.unlink(missing_ok=True)
+    except OSError as error:
+        raise WeightsError(f"could not put {entry.member} of {archive} at {path}: {error}") from error
 
 
 def _extract(archive: Path, member: str, path: Path) -> None:
-    partial = path.with_name(path.name + ".part")
+    """Put a member of an archive in its place, whole or not at all; OSError when that cannot be written."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".part")
     try:
-        with (
-            zipfile.ZipFile(archive) as content,
-            content.open(member) as source,
-            partial.open("wb") as target,
-        ):
+        with open(descriptor, "wb") as target, zipfile.ZipFile(archive) as content, content.open(member) as source:
             shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, KeyError) as error:
+            target.flush()
+            os.fsync(target.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except (zipfile.BadZipFile, KeyError, zlib.error, EOFError, RuntimeError) as error:
         raise WeightsError(f"{archive} is not the archive that holds {member}: {error}; remove it") from error
-    os.replace(partial, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def _by_hand(entry: WeightsEntry) -> str:

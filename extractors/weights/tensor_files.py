@@ -7,7 +7,7 @@ arrays alone.
 
 from __future__ import annotations
 
-import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,13 @@ import torch
 
 from mesm.extractors.errors import WeightsError
 from mesm.extractors.weights.caffe import read_network
-from mesm.extractors.weights.unpickling import is_torchscript, read_pickled_arrays, read_torchscript
+from mesm.extractors.weights.unpickling import (
+    BROKEN_PICKLE,
+    is_torchscript,
+    read_pickled_arrays,
+    read_torchscript,
+    unpacked_problem,
+)
 
 # torch.save before 1.6 begins with a pickle of this number (torch.serialization.MAGIC_NUMBER).
 _LEGACY_TORCH = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
@@ -52,11 +58,35 @@ def read_tensor_file(path: Path, trust_pickle: bool) -> Mapping[str, Any]:
 
 def _read_checkpoint(path: Path) -> Any:
     try:
+        if zipfile.is_zipfile(path) and (problem := unpacked_problem(path)):
+            raise ValueError(problem)
         # Mapped where the format allows it: of a tensor that nobody asks for, nothing is read.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} is not a torch file of tensors alone: {reason}") from error
+    except (*BROKEN_PICKLE, OSError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path} is not a torch file of tensors alone: {torch_reason(path, error)}") from error
+
+
+def torch_reason(path: Path, error: Exception) -> str:
+    """Return why torch could not read a file, in a line, without torch's advice to read it unsafely."""
+    if named := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it asks for {named[1]}, which weights do not need"
+    if look := other_file(path):
+        return look
+    lines = [line for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def other_file(path: Path) -> str:
+    """Say what a file looks like that was saved in the place of another one; empty when nothing is known of it."""
+    with path.open("rb") as stream:
+        head = stream.read(64).lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS; get the file itself by `git lfs pull`"
+    if head.startswith(b"<"):
+        return "it begins like a web page"
+    if head.startswith(b"pk\x03\x04") and not zipfile.is_zipfile(path):
+        return "it is a zip archive that was cut short"
+    return "" if head else "it is empty"
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -68,6 +98,8 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _read_pickle(path: Path, trust_pickle: bool) -> Any:
     if not trust_pickle:
+        if look := other_file(path):
+            raise WeightsError(f"{path} is no file of weights: {look}")
         raise WeightsError(
             f"{path} is a pickle, or no file of weights at all; if you trust its source, allow it with "
             "--trust-pickle (it is then read by an unpickler that builds arrays and nothing else)"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mesm.model.batch import Batch, Targets, in_float32
-from mesm.model.bounds import AtLeastOne, Overlap, Positive, Probability, Weight, width_problems
+from mesm.model.bounds import AtLeastOne, Layers, Overlap, Positive, Probability, Weight, width_problems
 from mesm.model.layers.completion import SegmentSentence, frames_of_groups, put_in_front
 from mesm.model.layers.decoder import Decoder, decode_spans
 from mesm.model.layers.encoder import CrossEncoder, EncoderLayer
@@ -69,11 +69,11 @@ class MesmConfig(NetworkConfig):
     of CLIP's kind share a large constant part; the published code leaves it in."""
     queries: AtLeastOne = 10
     """Learnable spans, hence answers a query."""
-    frame_word_layers: AtLeastOne = 2
-    segment_sentence_layers: AtLeastOne = 4
-    aligner_layers: AtLeastOne = 2
-    encoder_layers: AtLeastOne = 2
-    decoder_layers: AtLeastOne = 2
+    frame_word_layers: Layers = 2
+    segment_sentence_layers: Layers = 4
+    aligner_layers: Layers = 2
+    encoder_layers: Layers = 2
+    decoder_layers: Layers = 2
     frame_word: bool = True
     """FW-MESM; without it frames go to the aligner as they are and no words are rebuilt."""
     segment_sentence: bool = True

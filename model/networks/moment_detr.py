@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mesm.model.batch import Batch, in_float32
-from mesm.model.bounds import AtLeastOne, Probability, Weight, width_problems
+from mesm.model.bounds import AtLeastOne, Layers, Probability, Weight, width_problems
 from mesm.model.layers.encoder import EncoderLayer
 from mesm.model.layers.inputs import Mlp, initialise_by_xavier, input_projection, measure_scaling, scaling
 from mesm.model.layers.query_decoder import QueryDecoder
@@ -42,8 +42,8 @@ class MomentDetrConfig(NetworkConfig):
     the paper)."""
     queries: AtLeastOne = 10
     """Learnable queries, hence answers a query."""
-    encoder_layers: AtLeastOne = 2
-    decoder_layers: AtLeastOne = 2
+    encoder_layers: Layers = 2
+    decoder_layers: Layers = 2
 
     def draws(self) -> Draw:
         """Pairs of rows of which one should score higher."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mesm.model.batch import Batch, in_float32
-from mesm.model.bounds import AtLeastOne, Positive, Probability, Weight, width_problems
+from mesm.model.bounds import AtLeastOne, Layers, Positive, Probability, Weight, width_problems
 from mesm.model.layers.decoder import Decoder, decode_spans
 from mesm.model.layers.encoder import CrossEncoder, EncoderLayer
 from mesm.model.layers.global_token import agreement, encode_with_global
@@ -55,9 +55,9 @@ class QdDetrConfig(NetworkConfig):
     the paper)."""
     queries: AtLeastOne = 10
     """Learnable spans, hence answers a query."""
-    aligner_layers: AtLeastOne = 2
-    encoder_layers: AtLeastOne = 2
-    decoder_layers: AtLeastOne = 2
+    aligner_layers: Layers = 2
+    encoder_layers: Layers = 2
+    decoder_layers: Layers = 2
     masks: Literal["fixed", "official"] = "fixed"
     """`official` reproduces a mask defect of the published code, to run released checkpoints exactly: the attention
     mask of the cross layers is laid out for other samples of the batch than it is used for."""

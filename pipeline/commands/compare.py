@@ -17,7 +17,7 @@ from mesm.pipeline.commands.options import (
     SetOption,
     find_device,
 )
-from mesm.pipeline.commands.output import OK, print_json, print_table
+from mesm.pipeline.commands.output import OK, print_json, print_table, show
 
 
 def compare(
@@ -59,5 +59,5 @@ def compare(
         return OK
     for name, table in result.tables.items():
         print_table(table, name)
-    print("\n".join(result.notes))
+    show("\n".join(result.notes))
     return OK

@@ -19,7 +19,7 @@ from mesm.pipeline.commands.options import (
     find_device,
     weight_sources,
 )
-from mesm.pipeline.commands.output import OK, SOME_FAILED, print_json
+from mesm.pipeline.commands.output import OK, SOME_FAILED, print_json, show
 from mesm.pipeline.run.console import say
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ def extract(
     if as_json:
         print_json(_as_record(report))
     elif videos is None:
-        print(f"{report.texts} queries encoded")
+        show(f"{report.texts} queries encoded")
     elif not summary.done and not summary.failed:
-        print(f"nothing to do: all {summary.skipped} videos are there")
+        show(f"nothing to do: all {summary.skipped} videos are there")
     else:
-        print(
+        show(
             f"{summary.done} videos extracted ({summary.rows} rows, {summary.seconds:.1f} s), "
             f"{summary.skipped} were there, {len(summary.failed)} failed"
         )

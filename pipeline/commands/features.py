@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from mesm.pipeline.commands.output import OK, SOME_FAILED, print_json
+from mesm.pipeline.commands.output import OK, SOME_FAILED, print_json, show
 from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.run.shown_text import one_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +25,7 @@ def features_list(place: Annotated[Path, typer.Argument(help="Folder of features
 
     for s in list_features(place):
         shapes = ", ".join(f"{name} {shape}" for name, shape in s.shapes.items())
-        print(f"{s.path}\t{s.records} records\t{s.rows} rows\t{s.bytes / 2**20:.1f} MiB\t{s.shards} shards\t{shapes}")
+        show(f"{s.path}\t{s.records} records\t{s.rows} rows\t{s.bytes / 2**20:.1f} MiB\t{s.shards} shards\t{shapes}")
     return OK
 
 
@@ -56,28 +57,34 @@ def features_export(
 
     if layout not in ("hdf5", "npz"):
         raise PipelineError(f"--layout {layout}: expected hdf5 or npz")
-    print(f"{export_features(folder, target, layout, overwrite=overwrite)} records in {target}")  # type: ignore[arg-type]
+    show(f"{export_features(folder, target, layout, overwrite=overwrite)} records in {target}")  # type: ignore[arg-type]
     return OK
 
 
 def verify(
-    place: Annotated[Path, typer.Argument(help="Folder of features.")] = Path("features"),
+    place: Annotated[Path, typer.Argument(help="Folder of features, or run directory.")] = Path("features"),
     remove_damaged: Annotated[
         bool, typer.Option("--remove-damaged", help="Rename damaged shards; extract makes them anew.")
     ] = False,
 ) -> int:
-    """Read all features again and compare with their hashes.
+    """Read all features, or a run, again and compare with their hashes.
 
     Example: mesm-pipeline verify features
     """
     from mesm.pipeline.data.stored import verify_features
+    from mesm.pipeline.data.stored_runs import is_run, verify_run
 
     bad = 0
+    if is_run(place):
+        for finding in verify_run(place):
+            bad += bool(finding.problem)
+            show(f"{finding.path}: {one_line(finding.problem) or 'ok'}{finding.note and f' ({finding.note})'}")
+        return SOME_FAILED if bad else OK
     for folder in verify_features(place, remove_damaged=remove_damaged):
         bad += len(folder.problems)
-        print(f"{folder.path}: {folder.records} records, {len(folder.problems)} problems")
+        show(f"{folder.path}: {folder.records} records, {len(folder.problems)} problems")
         for problem in folder.problems:
-            print(f"  {problem}")
+            show(f"  {one_line(str(problem))}")
     return SOME_FAILED if bad else OK
 
 
@@ -89,5 +96,5 @@ def compact(place: Annotated[Path, typer.Argument(help="Folder of features.")] =
     from mesm.pipeline.data.stored import compact_features
 
     for folder, fewer in compact_features(place).items():
-        print(f"{folder}: {fewer} files fewer")
+        show(f"{folder}: {fewer} files fewer")
     return OK

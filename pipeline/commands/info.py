@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mesm.pipeline.commands.output import OK, SOME_FAILED
+from mesm.pipeline.commands.output import OK, SOME_FAILED, show
 
 
 def configs(name: Annotated[str, typer.Argument(help="Print this one completely.")] = "") -> int:
@@ -17,12 +17,12 @@ def configs(name: Annotated[str, typer.Argument(help="Print this one completely.
     from mesm.pipeline.config.load import load_config, shipped_configs, shipped_recipes
 
     if name:
-        print(load_config(name).to_yaml(), end="")
+        show(load_config(name).to_yaml().rstrip("\n"))
         return OK
     for shipped, purpose in shipped_configs().items():
-        print(f"{shipped:40} {purpose}")
+        show(f"{shipped:40} {purpose}")
     for recipe, purpose in shipped_recipes().items():
-        print(f"{'--recipe ' + recipe:40} {purpose}")
+        show(f"{'--recipe ' + recipe:40} {purpose}")
     return OK
 
 
@@ -36,5 +36,5 @@ def doctor() -> int:
     failed = False
     for name, passed, finding in examine():
         failed = failed or not passed
-        print(f"{'ok' if passed else 'PROBLEM':8}{name:16}{finding}")
+        show(f"{'ok' if passed else 'PROBLEM':8}{name:16}{finding}")
     return SOME_FAILED if failed else OK

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 from rich.console import Console
 
+from mesm.pipeline.run.shown_text import json_text, visible
+
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def show(text: object) -> None:
+    """Print a result; what names in it would do to a terminal is written as an escape."""
+    print(visible(str(text)))
 
 
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
-    print(json.dumps(value, ensure_ascii=False, indent=1))
+    print(json_text(value, indent=1))
 
 
 def print_table(table: Any, title: str) -> None:
@@ -23,4 +29,4 @@ def print_table(table: Any, title: str) -> None:
     if sys.stdout.isatty():
         Console().print(render_rich(table, title))
     else:
-        print(f"{title}\n{render_text(table)}")
+        show(f"{title}\n{render_text(table)}")

@@ -12,7 +12,8 @@ from mesm.pipeline.commands.options import (
     FeaturesOption,
     TrustOption,
 )
-from mesm.pipeline.commands.output import OK
+from mesm.pipeline.commands.output import OK, SOME_FAILED, show
+from mesm.pipeline.run.console import say
 
 
 def import_checkpoint(
@@ -32,7 +33,7 @@ def import_checkpoint(
     importer.import_checkpoint(
         source, out, opt=opt, trust_pickle=trust_pickle, setting=setting or None, annotations=annotations
     )
-    print(out)
+    show(out)
     return OK
 
 
@@ -57,6 +58,12 @@ def import_features(
     Example: mesm-pipeline import-features train.h5 test.h5 --name slowfast-8x8-r50 --clip-len 1
     """
     from mesm.pipeline.importers import stage as import_stage
+    from mesm.pipeline.importers.features import IncompleteImportError
 
-    print(import_stage.import_any(sources, features, name, clip_len, layout, config, annotations))
+    try:
+        show(import_stage.import_any(sources, features, name, clip_len, layout, config, annotations))
+    except IncompleteImportError as error:
+        say(f"failed: {error}")
+        show(error.folder.path)
+        return SOME_FAILED
     return OK

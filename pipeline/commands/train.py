@@ -16,7 +16,7 @@ from mesm.pipeline.commands.options import (
     SetOption,
     find_device,
 )
-from mesm.pipeline.commands.output import OK, SOME_FAILED, print_table
+from mesm.pipeline.commands.output import OK, SOME_FAILED, print_table, show
 
 
 def train(
@@ -46,7 +46,7 @@ def train(
     workspace.require_annotations()
     if not seeds:
         run_training(workspace, out, select_on)
-        print(out)
+        show(out)
         return OK
     from mesm.pipeline.experiments.seeds import best_figures, parse_seeds, summary
     from mesm.pipeline.train.recipe import train_seeds
@@ -86,7 +86,7 @@ def reproduce(
     workspace.require_annotations()
     if check_only:
         rows = stage.check(workspace)
-        print(stage.describe(rows))
+        show(stage.describe(rows))
         return OK if all(row.found for row in rows) else SOME_FAILED
     chosen = select_on or (published_settings()[setting].select_on if as_published else "")
     numbers = parse_seeds(seeds) if seeds else [config.train.seed]

@@ -11,7 +11,7 @@ from rich.console import Console
 from mesm.pipeline.commands.options import (
     JsonOption,
 )
-from mesm.pipeline.commands.output import OK, SOME_FAILED, print_json
+from mesm.pipeline.commands.output import OK, SOME_FAILED, print_json, show
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
 
@@ -60,7 +60,7 @@ def weights_list() -> int:
 
     for entry in WEIGHTS.values():
         here = local_path(entry, WeightSources())
-        print(f"{entry.name}\t{here or 'not here'}\t{entry.licence}\t{entry.url}")
+        show(f"{entry.name}\t{here or 'not here'}\t{entry.licence}\t{entry.url}")
     return OK
 
 
@@ -74,7 +74,7 @@ def weights_get(names: Annotated[list[str], typer.Argument(help="Names of the ta
         if name not in WEIGHTS:
             raise PipelineError(f"no weights are called {name!r}; expected one of {', '.join(WEIGHTS)}")
         say(f"{name}: licence {WEIGHTS[name].licence}")
-        print(find_weights(name, WeightSources()).path)
+        show(find_weights(name, WeightSources()).path)
     return OK
 
 
@@ -91,5 +91,5 @@ def weights_check() -> int:
             continue
         problems = verify_weights(entry, path)
         bad += bool(problems)
-        print(f"{entry.name}: {'; '.join(problems) or 'ok'}")
+        show(f"{entry.name}: {'; '.join(problems) or 'ok'}")
     return SOME_FAILED if bad else OK

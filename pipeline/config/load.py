@@ -12,15 +12,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mesm.datasets.annotations.records import shorten
+from mesm.datasets.plain_text import read_plain_text
 from mesm.model.registry import DEFAULT, find_network
 from mesm.pipeline.config.errors import ConfigError
 from mesm.pipeline.config.schema import Config
-from mesm.pipeline.config.sections import build_section, fields_of, nearest, yaml_value
+from mesm.pipeline.config.sections import LONGEST_KEY, build_section, fields_of, nearest, yaml_value
+from mesm.pipeline.config.yaml_text import YamlTextError, read_yaml
 
 RECIPE_PREFIX = "recipe-"
 """Shipped files of this prefix say how to train, whatever the dataset; `--recipe fast` reads `recipe-fast`."""
+
+
+LONGEST_FILE = 1024**2
+"""Bytes of the longest configuration that is read."""
+SHOWN_MISTAKES = 100
 
 
 def shipped_configs() -> dict[str, str]:
@@ -59,7 +65,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = (), recipe: str = "
     config = _build(content, errors)
     if errors:
         count = "1 mistake" if len(errors) == 1 else f"{len(errors)} mistakes"
-        raise ConfigError(f"{count} in the configuration {name}:\n" + "\n".join(f"  {error}" for error in errors))
+        raise ConfigError(f"{count} in the configuration {name}:\n" + _lines(errors))
     return config
 
 
@@ -68,14 +74,19 @@ def config_from_plain(content: Mapping[str, Any], source: str) -> Config:
     errors: list[str] = []
     config = _build(content, errors)
     if errors:
-        raise ConfigError(f"the configuration in {source} cannot be used:\n" + "\n".join(errors))
+        raise ConfigError(f"the configuration in {source} cannot be used:\n" + _lines(errors))
     return config
+
+
+def _lines(errors: Sequence[str]) -> str:
+    more = [f"... and {len(errors) - SHOWN_MISTAKES} more"] if len(errors) > SHOWN_MISTAKES else []
+    return "\n".join(f"  {error}" for error in [*errors[:SHOWN_MISTAKES], *more])
 
 
 def _build(content: Mapping[str, Any], errors: list[str]) -> Config:
     """Fill a Config; mistakes are added to `errors`."""
     known = fields_of(Config)
-    errors += [f"{key}: unknown key{nearest(str(key), known)}" for key in content if key not in known]
+    errors += [f"{key[:LONGEST_KEY]}: unknown key{nearest(key, known)}" for key in content if key not in known]
     kinds = dict(known)
     try:
         entry = find_network(_network_of(content))
@@ -106,7 +117,9 @@ def _recipe_for(name: str, content: Mapping[str, Any], overrides: Sequence[str])
     for override in overrides:
         _override(chosen, override)
     if not isinstance(own, Mapping) or not all(isinstance(part, Mapping) for part in own.values()):
-        raise ConfigError(f"the recipe {name}: expected sections by name of network below `networks`, found {own!r}")
+        raise ConfigError(
+            f"the recipe {name}: expected sections by name of network below `networks`, found {shorten(own)}"
+        )
     return _merge(found, own.get(_network_of(chosen), {}))
 
 
@@ -120,8 +133,8 @@ def _read(name: str, folder: Path | None = None, above: tuple[str, ...] = ()) ->
     if source in above:
         raise ConfigError(f"{source} is based on itself: {' -> '.join([*above, source])}")
     try:
-        content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+        content = read_yaml(text) or {}
+    except YamlTextError as error:
         raise ConfigError(f"{source} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: expected a mapping of sections, found {type(content).__name__}")
@@ -153,11 +166,11 @@ def _text_of(name: str, path: Path) -> tuple[str, str]:
             f"expected one of {', '.join(shipped_configs())}, or the path of a .yaml file"
         )
     try:
-        return path.read_text(encoding="utf-8"), str(path)
+        return read_plain_text(path, LONGEST_FILE), str(path)
     except OSError as error:
         raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the configuration {path} is not a text file: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"the configuration {path} cannot be read: {error}") from error
 
 
 def _unshared(value: Any) -> Any:
@@ -179,28 +192,28 @@ def _override(content: dict[str, Any], override: str) -> str | None:
     """Apply `a.b.0.c=value` in place; returns what is wrong with it, if anything."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        return f"override {override!r}: expected key=value, such as train.lr=1e-4"
+        return f"override {shorten(override)}: expected key=value, such as train.lr=1e-4"
     try:
         value = yaml_value(text)
-    except yaml.YAMLError:
-        return f"override {override!r}: the value is not valid YAML"
+    except YamlTextError:
+        return f"override {shorten(override)}: the value is not valid YAML"
     *parents, last = key.strip().split(".")
     place: Any = content
     for part in parents:
         if isinstance(place, list):
             if not part.isdecimal() or int(part) >= len(place):
-                return f"override {override!r}: the list has no entry {part}"
+                return f"override {shorten(override)}: the list has no entry {part}"
             place = place[int(part)]
         elif isinstance(place, dict):
             place = place.setdefault(part, {})
         else:
-            return f"override {override!r}: {part} lies below a value, not a section"
+            return f"override {shorten(override)}: {part} lies below a value, not a section"
     if isinstance(place, list) and last.isdecimal() and int(last) < len(place):
         place[int(last)] = value
     elif isinstance(place, dict):
         place[last] = value
     else:
-        return f"override {override!r}: no such place"
+        return f"override {shorten(override)}: no such place"
     return None
 
 

@@ -93,7 +93,7 @@ class ExtractConfig:
     workers: Annotated[int, Ge(1)] = 2
     """Decoding processes."""
     batch_size: Annotated[int, Ge(1)] = 32
-    timeout_s: Annotated[float, Ge(1)] = 60.0
+    timeout_s: Annotated[float, Ge(1), Le(1e6)] = 60.0
     """A video whose decoding makes no progress for this long is given up."""
     flush_rows: Annotated[int, Ge(1)] = 4096
     """Rows after which a shard is published; at most this much is lost when the run is killed."""
@@ -116,7 +116,7 @@ class TrainConfig:
     it is less easily learnt by heart where moments lie (not in the paper)."""
     ema: Annotated[float, Ge(0), Le(0.99999)] = 0.0
     """Decay of the exponential moving average of the weights that is validated and saved as best; 0: none."""
-    seed: int = 2019
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 2019
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: torch's autocast, in training and for answers."""
     compile: bool = False

@@ -13,14 +13,18 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from annotated_types import Ge, Le
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from mesm.datasets.annotations.records import shorten
 from mesm.model.registry import NETWORKS
+from mesm.pipeline.config.yaml_text import read_yaml
 
 T = TypeVar("T")
+
+LONGEST_KEY = 80
+"""Letters of a key that a message shows."""
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -92,19 +96,20 @@ def _kind_at(kind: Any, place: Iterable[str | int]) -> Any:
 
 def _in_words(section: Any, details: ErrorDetails) -> str:
     place, found = details["loc"], details["input"]
-    where = ".".join(map(str, place))
+    where = ".".join(str(part)[:LONGEST_KEY] for part in place)
     kind, bounds = _bare(_kind_at(section, place[1:]))
     if kind is None:
         known = fields_of(_bare(_kind_at(section, place[1:-1]))[0])
         return f"{where}: unknown key{nearest(str(place[-1]), known)}{_owners(place, section)}"
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
-        return f"{where}: expected one of {', '.join(map(str, choices))}, found {found!r}{nearest(str(found), choices)}"
+        listed = ", ".join(map(str, choices))
+        return f"{where}: expected one of {listed}, found {shorten(found)}{nearest(str(found), choices)}"
     if dataclasses.is_dataclass(kind):
-        return f"{where}: expected a section with keys, found {found!r}"
+        return f"{where}: expected a section with keys, found {shorten(found)}"
     if details["type"].startswith(("greater_than", "less_than", "finite_number")):
-        return f"{where}: expected {_limits(bounds)}, found {found!r}"
-    return f"{where}: expected {_kind_name(kind)}, found {found!r}"
+        return f"{where}: expected {_limits(bounds)}, found {shorten(found)}"
+    return f"{where}: expected {_kind_name(kind)}, found {shorten(found)}"
 
 
 def _owners(place: tuple[str | int, ...], section: Any) -> str:
@@ -135,6 +140,6 @@ def _kind_name(kind: Any) -> str:
 
 
 def yaml_value(text: str) -> Any:
-    """Read the value of an override; yaml.YAMLError when it is none."""
-    value = yaml.safe_load(text)
+    """Read the value of an override; YamlTextError when it is none."""
+    value = read_yaml(text)
     return number_in(value) if isinstance(value, str) else value

@@ -10,8 +10,11 @@ from mesm.datasets.shards.folder import FeatureFolder
 from mesm.pipeline.config.schema import VideoFeatureConfig
 
 
-def find_features(root: Path, encoder: str, fingerprint: str = "") -> FeatureFolder:
-    """Open the features of an encoder below `root`; FeatureError when there are none, or several to choose from."""
+def find_features(root: Path, encoder: str, fingerprint: str = "", place: str = "features.video.0") -> FeatureFolder:
+    """Open the features of an encoder below `root`; FeatureError when there are none, or several to choose from.
+
+    place: where the encoder stands in the configuration, for the advice.
+    """
     if not root.is_dir():
         raise FeatureError(f"there is no folder {root}; give the folder of features that extract or import wrote")
     folders = [f for f in FeatureFolder.all_in(root) if f.name == encoder and f.fingerprint.startswith(fingerprint)]
@@ -26,20 +29,21 @@ def find_features(root: Path, encoder: str, fingerprint: str = "") -> FeatureFol
     names = ", ".join(folder.path.name for folder in folders)
     raise FeatureError(
         f"{root} has several features of {encoder}: {names}; choose one by the `fingerprint` of its stream in the "
-        "configuration, such as --set features.video.0.fingerprint=" + folders[0].fingerprint[:12]
+        f"configuration, such as --set {place}.fingerprint={folders[0].fingerprint[:12]}"
     )
 
 
 def open_streams(streams: Sequence[VideoFeatureConfig], features: Path) -> list[FeatureFolder]:
     """Open the folder of each video stream; FeatureError when a clip length is not the configured one."""
     folders = []
-    for stream in streams:
-        folder = find_features(features, stream.encoder, stream.fingerprint)
+    for number, stream in enumerate(streams):
+        place = f"features.video.{number}"
+        folder = find_features(features, stream.encoder, stream.fingerprint, place)
         found = folder.spec.get("clip_len_s")
         if found is not None and abs(float(found) - stream.clip_len) > 0.02 * stream.clip_len:
             raise FeatureError(
                 f"{folder.path} holds rows of {float(found):g} s, the configuration expects {stream.clip_len:g} s; "
-                f"set features.video.*.clip_len, or extract with {stream.clip_len:g} s"
+                f"use --set {place}.clip_len={float(found):g}, or extract with {stream.clip_len:g} s"
             )
         folders.append(folder)
     return folders

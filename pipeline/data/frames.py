@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,8 +16,10 @@ from mesm.datasets.targets import (
     ROWS_SHARE_DURATION,
     prepare_video,
 )
+from mesm.datasets.video_names import video_name
 from mesm.model.layouts import Layout, to_device
 from mesm.pipeline.config.schema import DatasetConfig
+from mesm.pipeline.run.memory import free_memory
 
 RESIDENT_SHARE = 0.5
 """Share of the free memory that the frames may take before they are mapped from a file instead."""
@@ -92,9 +93,11 @@ def require_videos(folders: Sequence[FeatureFolder], video_ids: Sequence[str]) -
     for folder in folders:
         missing = sorted(set(video_ids) - set(folder.keys()))
         if missing:
+            named = [video for video in missing if video_name(video) in folder]
+            hint = f" ({named[0]} is called {video_name(named[0])} there)" if named else ""
             raise FeatureError(
                 f"{folder.path} lacks {len(missing)} of {len(set(video_ids))} videos that the annotations name, "
-                f"among them {', '.join(missing[:SHOWN])}; extract them, or remove their queries"
+                f"among them {', '.join(missing[:SHOWN])}{hint}; extract them, or remove their queries"
             )
 
 
@@ -110,7 +113,7 @@ def _gather(videos: Mapping[str, np.ndarray], rows: int, dim: int, device: torch
         free = torch.cuda.mem_get_info(device)[0]
         if size < RESIDENT_SHARE * free:
             return torch.from_numpy(np.concatenate(list(videos.values()))).to(device)
-    if size < RESIDENT_SHARE * _free_memory():
+    if size < RESIDENT_SHARE * free_memory():
         return torch.from_numpy(np.concatenate(list(videos.values())))
     # The file has no name once it is mapped, so a killed run leaves nothing behind.
     with tempfile.NamedTemporaryFile(prefix="mesm-frames-") as file:
@@ -121,15 +124,6 @@ def _gather(videos: Mapping[str, np.ndarray], rows: int, dim: int, device: torch
         table[position : position + len(video)] = torch.from_numpy(video)
         position += len(video)
     return table
-
-
-def _free_memory() -> int:
-    """Bytes that new allocations can take without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 8 * 1024**3
 
 
 def check_durations(folders: Sequence[FeatureFolder], annotations: Sequence[Annotation]) -> str | None:

@@ -7,7 +7,7 @@ query, and whatever is random in a batch is a function of (seed, epoch, step), s
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from mesm.pipeline.data.frames import Crops, FrameTable
     from mesm.pipeline.data.sentences import SentenceVectors
     from mesm.pipeline.data.texts import QueryWords, TextSource
+
+
+QUERIES_PER_PART = 8192
+"""Queries whose words are looked at together, when all are to be looked at."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,12 @@ class MomentData:
             max_queries=config.max_queries_per_group,
             seed=seed,
         )
-        widths = [len(query.words.tokens) for query in self._queries]
-        self._word_starts = np.cumsum([0, *widths])[:-1]
-        # The last row is the zero vector that padding reads.
-        vectors = [query.words.vectors for query in self._queries]
-        table = np.concatenate([*vectors, np.zeros((1, text.dim), np.float32)])
+        # A sentence that many queries say stands there once; the last row is the zero vector that padding reads.
+        vectors = {sentence: words.vectors for sentence, (words, _, _) in cache.items()}
+        starts = np.cumsum([0, *map(len, vectors.values())])[:-1]
+        start_of = dict(zip(vectors, starts.tolist(), strict=True))
+        self._word_starts = np.array([start_of[annotation.query] for annotation in self.annotations], np.int64)
+        table = np.concatenate([*vectors.values(), np.zeros((1, text.dim), np.float32)])
         self._words = torch.from_numpy(table).to(frames.rows.device)
 
     def __len__(self) -> int:
@@ -122,9 +127,12 @@ class MomentData:
         data.frames = frames
         return data
 
-    def words_of_all(self) -> Tensor:
-        """(words, D): the word vectors of all queries, one after the other."""
-        return self._words[:-1]
+    def words_of_all(self) -> Iterator[Tensor]:
+        """Yield the word vectors of all queries, one after the other, in parts (words, D)."""
+        for start in range(0, len(self), QUERIES_PER_PART):
+            part = range(start, min(start + QUERIES_PER_PART, len(self)))
+            places = [self._word_starts[i] + np.arange(len(self._queries[i].words.tokens)) for i in part]
+            yield self._words.index_select(0, to_device(np.concatenate(places), self._words.device))
 
     def windows_of(self, indices: Sequence[int]) -> int:
         """Count the windows that a step trains on."""

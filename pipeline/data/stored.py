@@ -181,7 +181,9 @@ def _write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
 
 def _refuse_text(folder: FeatureFolder, chosen: Mapping[str, str]) -> None:
     if any("features" not in folder.array_shapes(key) for key in chosen.values()):
-        raise PipelineError(f"{folder.path} holds text features, whose released layout is npz; export with layout npz")
+        raise PipelineError(
+            f"{folder.path} holds text features, whose released layout is npz; export with --layout npz"
+        )
 
 
 def _refuse_existing(targets: Sequence[Path], overwrite: bool) -> None:

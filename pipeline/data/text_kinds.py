@@ -91,7 +91,7 @@ class TokenStates(TextKind):
     def from_folder(self, root: Path, config: Config) -> OpenedText:
         """Open the shards of the configured encoder."""
         text = config.features.text
-        folder = find_features(root, text.encoder, text.fingerprint)
+        folder = find_features(root, text.encoder, text.fingerprint, "features.text")
         return OpenedText(StoredText(folder, text, config.dataset.max_words), folder.name, folder.fingerprint)
 
     def from_run(self, run: TextOfRun, root: Path, config: Config) -> OpenedText:
@@ -116,7 +116,10 @@ class WordTable(TextKind):
     markers = (None, None)
     counts_file = "GloVe_tokenized_count.txt"
     read_counts = staticmethod(read_word_counts)
-    advice = f"extract makes {WORD_TABLE_FILE} from glove.6B.300d.txt, import-features from glove.pkl"
+    advice = (
+        f"extract makes {WORD_TABLE_FILE} from the weights glove-6b-300d, a text file; import-features from an npz "
+        "with the arrays words and vectors, whose first row is zero"
+    )
 
     def from_folder(self, root: Path, config: Config) -> OpenedText:
         """Read the table beside the features."""
@@ -137,7 +140,7 @@ class WordTable(TextKind):
         encoder = config.features.text.encoder
         table = self._table_of(run, root)
         source = VectorText(table, config.features.text, config.dataset.max_words, run.state)
-        return OpenedText(source, encoder, run.fingerprints.get(encoder, ""))
+        return OpenedText(source, encoder, table_fingerprint(table))
 
     @staticmethod
     def _table_of(run: TextOfRun, root: Path | None) -> WordVectors:
@@ -147,8 +150,8 @@ class WordTable(TextKind):
         if run.imported and not kept.exists():
             raise PipelineError(
                 f"{run.folder} is an imported network and has no word vectors: import them by `mesm-pipeline "
-                f"import-features glove.pkl --name glove`, and give that folder by --features, or copy its "
-                f"{WORD_TABLE_FILE} into {run.folder}"
+                f"import-features VECTORS.npz --name glove` (an npz with the arrays words and vectors, whose first row "
+                f"is zero), and give that folder by --features, or copy its {WORD_TABLE_FILE} into {run.folder}"
             )
         return WordVectors.load(kept)
 

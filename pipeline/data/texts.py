@@ -49,6 +49,8 @@ class QueryWords:
     """What the vocabulary knows the words by."""
     weights: np.ndarray
     """(W,) float32: how readily each word is masked; 0: never."""
+    cut: bool = False
+    """The query has more words, which were left out."""
 
 
 class TextSource(Protocol):
@@ -78,13 +80,14 @@ class EncodedText:
     def __init__(self, dim: int, config: TextFeatureConfig, max_words: int) -> None:
         self.dim, self.config, self.max_words = dim, config, max_words
 
-    def words_of_states(self, states: np.ndarray, token_ids: np.ndarray) -> QueryWords:
-        """Keep the start token, the first words and the end token of longer texts."""
+    def words_of_states(self, states: np.ndarray, token_ids: np.ndarray, cut: bool = False) -> QueryWords:
+        """Keep the start token, the first words and the end token of longer texts; `cut`: more were there before."""
         if len(token_ids) > self.max_words:
+            cut = True
             kept = [*range(self.max_words - 1), len(token_ids) - 1]
             states, token_ids = states[kept], token_ids[kept]
         ids = tuple(int(token) for token in token_ids)
-        return QueryWords(normalise_words(states), ids, self._weights(ids))
+        return QueryWords(normalise_words(states), ids, self._weights(ids), cut)
 
     def _weights(self, ids: tuple[int, ...]) -> np.ndarray:
         if self.config.encoder in CLIP_PIECES:
@@ -107,7 +110,8 @@ class EncodedText:
         published = find_counts(annotations, "CLIP_tokenized_count.txt")
         if published is not None and self.config.encoder in CLIP_PIECES:
             return read_clip_counts(published, size)
-        return count_tokens((self.words(query).tokens for query in queries), size, CLIP_START_ID, CLIP_END_ID)
+        tokens = {query: self.words(query).tokens for query in dict.fromkeys(queries)}
+        return count_tokens((tokens[query] for query in queries), size, CLIP_START_ID, CLIP_END_ID)
 
     def words(self, query: str) -> QueryWords:
         """Return the words of a query."""
@@ -146,7 +150,7 @@ class LiveText(EncodedText):
     def words(self, query: str) -> QueryWords:
         """Encode a query."""
         features = self.encoder.encode([query])[0]
-        return self.words_of_states(features.tokens, features.token_ids)
+        return self.words_of_states(features.tokens, features.token_ids, features.cut)
 
 
 def make_unknown_vector(dim: int) -> np.ndarray:
@@ -176,10 +180,11 @@ class VectorText:
         words = split_words(query, self.config.words)
         if self.config.unknown_words == "drop":
             words = [word for word, known in zip(words, self._known(words), strict=True) if known]
+        cut = len(words) > self.max_words
         words = words[: self.max_words] or [""]
         vectors = np.where(self._known(words)[:, None], self.table.lookup(words), self.unknown_vector)
         weights = word_weights(words, self.config.word_weights).astype(np.float32)
-        return QueryWords(normalise_words(vectors), tuple(words), weights)
+        return QueryWords(normalise_words(vectors), tuple(words), weights, cut)
 
     def _known(self, words: Sequence[str]) -> np.ndarray:
         rows = self.table.rows(words)
@@ -193,7 +198,8 @@ class VectorText:
         published = find_counts(annotations, "GloVe_tokenized_count.txt")
         if published is not None:
             return read_word_counts(published, size)
-        return count_tokens((split_words(query, self.config.words) for query in queries), size)
+        words = {query: split_words(query, self.config.words) for query in dict.fromkeys(queries)}
+        return count_tokens((words[query] for query in queries), size)
 
     def state(self) -> dict[str, Any]:
         """Return the vector of unknown words."""

@@ -282,7 +282,7 @@ def _collect(ends: list[Connection], expected: int) -> Iterator[int]:
     if drawn < expected:
         raise DemoCorpusError(
             f"a process that draws demo videos ended early: {drawn} of {expected} were drawn; "
-            "start the same command again to go on (out of memory? use fewer workers)"
+            "start the same command again to go on (was the memory full?)"
         )
 
 

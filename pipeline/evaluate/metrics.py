@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.video_names import video_name
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.evaluate.postprocessing import temporal_iou
 from mesm.pipeline.evaluate.predictions import Prediction, load_predictions
@@ -32,6 +33,8 @@ __all__ = [
 HIGHLIGHT_LEVELS: Mapping[str, int] = {"Fair": 2, "Good": 3, "VeryGood": 4}
 """An annotator's score (0 to 4) from which a clip counts as a highlight at this level."""
 SHOWN_IDS = 5
+MOST_JUDGEMENTS = 2**27
+"""A gigabyte of judgements; QVHighlights' 1,550 queries have 75 clips of 3 judgements each."""
 
 
 class MetricsError(PipelineError):
@@ -190,9 +193,19 @@ def _match(
         raise MetricsError(
             f"predictions and annotations differ: {len(missing)} of {len(known)} annotated queries have no "
             f"prediction{_listed(missing)} and {len(extra)} predictions have no annotation{_listed(extra)}; "
-            "predict every query once, or ask for the queries that both have"
+            "predict every query of the split once, and name the split by --split"
         )
     pairs = [(by_id[key], a) for a in annotations if (key := str(a.query_id)) in by_id]
+    others = [
+        f"{a.query_id}: {p.video_id}, not {a.video_id}"
+        for p, a in pairs
+        if p.video_id and video_name(p.video_id) != video_name(a.video_id)
+    ]
+    if others:
+        raise MetricsError(
+            f"{len(others)} of {len(pairs)} predictions are of another video than the annotation with their query id "
+            f"({_some(others)}); are they of the same dataset and split?"
+        )
     return pairs, len(missing) + len(extra)
 
 
@@ -320,6 +333,11 @@ def _pack_judgements(annotations: Sequence[Annotation]) -> tuple[np.ndarray, np.
             f"highlight detection expects the same number of judgements for every clip, found {sorted(annotators)}"
         )
     lengths = [max(int(d / s.clip_len_s), max(s.clip_ids) + 1) for s, d in judged]
+    if len(judged) * max(annotators) * max(lengths) > MOST_JUDGEMENTS:
+        raise MetricsError(
+            f"highlight detection of {len(judged)} queries would need a table of {max(lengths):,} clips each; expected "
+            "durations in seconds"
+        )
     clips = np.asarray(lengths)
     counts = [len(saliency.clip_ids) for saliency, _ in judged]
     rows = np.repeat(np.arange(len(judged)), counts)

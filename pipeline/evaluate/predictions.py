@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mesm.datasets.plain_text import read_plain_text
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.text_files import publish_text
 
@@ -63,9 +64,10 @@ def load_predictions(path: Path) -> list[Prediction]:
     lines together.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PredictionError(f"{path}: expected a file of predictions, one JSON object a line: {error}") from error
+        lines = read_plain_text(path).split("\n")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise PredictionError(f"{path}: expected a file of predictions, one JSON object a line: {reason}") from error
     problems: list[str] = []
     predictions: list[Prediction] = []
     first_line: dict[str, int] = {}
@@ -114,6 +116,9 @@ def _read_line(line: str) -> tuple[Prediction | None, list[str]]:
     if windows is None or (windows.size and windows.shape[1] != 3):
         found = _found(record, "pred_relevant_windows")
         mistakes.append(f"pred_relevant_windows: expected a list of [start s, end s, score], found {found}")
+    elif windows.size and (backwards := windows[:, 1] < windows[:, 0]).any():
+        found = _shorten(windows[backwards][0].tolist())
+        mistakes.append(f"pred_relevant_windows: expected windows that end after their start, found {found}")
     saliency = None
     if record.get("pred_saliency_scores") is not None:
         saliency = _read_numbers(record["pred_saliency_scores"], 1)

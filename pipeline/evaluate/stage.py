@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.annotations.records import Annotation, read_text
 from mesm.datasets.annotations.registry import AVAILABLE_SPLITS, READERS, read_annotations
 from mesm.datasets.errors import AnnotationError
 from mesm.pipeline.config.errors import PipelineError
@@ -152,7 +152,6 @@ def score_file(predictions: Path, annotations: Path | None, reader: str, splits:
 
 def _recognise(annotations: Path) -> str:
     if annotations.is_file() and annotations.suffix == ".jsonl":
-        with annotations.open(encoding="utf-8") as file:
-            first = file.readline()
+        first = next((line for line in read_text(annotations).split("\n") if line.strip()), "")
         return "qvhighlights" if '"qid"' in first else "jsonl"
     raise PipelineError(f"{annotations}: the format is not clear; say it by --reader, one of {', '.join(READERS)}")

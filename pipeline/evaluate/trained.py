@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.annotations.records import Annotation, finite_number, shorten
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.extractors.weights.sources import WeightSources
 from mesm.model.network import Network
@@ -17,14 +18,20 @@ from mesm.model.registry import NETWORKS, build_network, find_network, networks_
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import config_from_plain
 from mesm.pipeline.config.schema import Config
+from mesm.pipeline.data.durations import moments_outside, with_known_durations
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import FrameTable
 from mesm.pipeline.data.moments import MomentData
 from mesm.pipeline.data.sentences import read_sentences
 from mesm.pipeline.data.text_kinds import TextOfRun, text_kind
-from mesm.pipeline.run.checkpoint import Checkpoint, load_checkpoint, refuse_other_features
+from mesm.pipeline.run.checkpoint import Checkpoint, load_checkpoint, refuse_other_features, require_parts
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
+from mesm.pipeline.run.networks import network_shapes
+
+SHOWN = 5
+LARGEST_SIZE = 10**7
+"""No width of features, and no vocabulary, is larger."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +76,69 @@ class TrainedModel:
 
 
 def load_trained(path: Path, device: torch.device) -> TrainedModel:
-    """Load a run directory's best checkpoint, or a checkpoint file."""
+    """Load a run directory's best checkpoint, or a checkpoint file.
+
+    Raises PipelineError that says what of it does not fit, before the network is built.
+    """
     checkpoint = load_checkpoint(path)
+    require_parts(checkpoint, path)
     meta = checkpoint.meta
     config = config_from_plain(meta["config"], str(path))
-    network = build_network(config.model, Sizes(**meta["sizes"]))
-    try:
-        network.load_state_dict(checkpoint.part("model"))
-    except RuntimeError as error:
-        raise PipelineError(f"{path}: {_other_network(checkpoint, config)}") from error
-    return TrainedModel(network.to(device).eval(), config, checkpoint, path, device)
+    sizes, state = _sizes(meta["sizes"], path), checkpoint.part("model")
+    _refuse_other_weights(checkpoint, config, network_shapes(config.model, sizes), path)
+    _refuse_other_texts(meta["text"], sizes, path)
+    network = build_network(config.model, sizes)
+    network.load_state_dict(state)
+    trained = TrainedModel(network.to(device).eval(), config, checkpoint, path, device)
+    if trained.vocabulary.classes != sizes.word_classes and sizes.word_classes:
+        raise PipelineError(
+            f"{path}: its vocabulary has {trained.vocabulary.classes} classes, its network {sizes.word_classes}"
+        )
+    return trained
+
+
+def _sizes(stored: Mapping[str, Any], path: Path) -> Sizes:
+    wanted = [field.name for field in fields(Sizes)]
+    values = [stored.get(name) for name in wanted]
+    if set(stored) != set(wanted) or not all(type(value) is int and 0 <= value <= LARGEST_SIZE for value in values):
+        raise PipelineError(f"{path}: expected its sizes to be {', '.join(wanted)}, found {shorten(stored)}")
+    return Sizes(**stored)
+
+
+def _refuse_other_weights(
+    checkpoint: Checkpoint, config: Config, expected: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    """Raise PipelineError unless a checkpoint holds finite weights of exactly these shapes."""
+    state = checkpoint.part("model")
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if set(found) != set(expected):
+        raise PipelineError(f"{path}: {_other_network(checkpoint, config)}")
+    wrong = [
+        f"{name} {list(found[name])}, expected {list(expected[name])}"
+        for name in found
+        if found[name] != expected[name]
+    ]
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise PipelineError(f"{path}: weights are not as its configuration says: {'; '.join(wrong[:SHOWN])}{more}")
+    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise PipelineError(
+            f"{path}: {len(broken)} of its weights are not finite ({', '.join(broken[:SHOWN])}), so it has no answers; "
+            "train again with a smaller train.lr, or get the checkpoint again"
+        )
+
+
+def _refuse_other_texts(stored: Mapping[str, Any], sizes: Sizes, path: Path) -> None:
+    """Raise PipelineError when the stored vector of unknown words is not one of the network's width."""
+    vector = stored.get("unknown_vector")
+    if vector is None:
+        return
+    numbers = isinstance(vector, list) and all(finite_number(x) is not None for x in vector)
+    if not numbers or len(vector) != sizes.text_dim:
+        raise PipelineError(
+            f"{path}: expected its vector of unknown words to be {sizes.text_dim} numbers, found {shorten(vector)}"
+        )
 
 
 def load_evaluation_data(trained: TrainedModel, annotations: Sequence[Annotation], features: Path) -> MomentData:
@@ -98,6 +158,9 @@ def load_evaluation_data(trained: TrainedModel, annotations: Sequence[Annotation
     frames = FrameTable.load(folders, [a.video_id for a in annotations], config.dataset, trained.device)
     if trained.checkpoint.tensors:
         _refuse_other_sizes(trained, frames.dim, text.source.dim)
+    annotations = with_known_durations(annotations, folders, config.dataset)
+    if outside := moments_outside(annotations, folders, config.dataset)[1]:
+        say(f"warning: moments begin when their video has ended, so no answer can find them: {outside}")
     return MomentData(annotations, frames, text.source, trained.vocabulary, config.dataset, sentences=sentences)
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mesm.datasets.shards.faults import write_point
-from mesm.pipeline.config.errors import PipelineError
+from mesm.datasets.shards.publishing import held_alone
+from mesm.pipeline.run.console import say
+from mesm.pipeline.run.shown_text import json_text
 from mesm.pipeline.run.text_files import publish_text
 
 FAILURES_FILE = "failures.json"
@@ -27,33 +29,43 @@ class Failure:
 
 
 def record_failures(file: Path, failed: Sequence[Failure], read: set[str]) -> None:
-    """Keep the list of failed videos: those of this run, and those of earlier runs that were not read since."""
-    known = {entry["video_id"]: entry for entry in read_failures(file) if entry["video_id"] not in read}
-    for one in failed:
-        known[one.video_id] = {
-            "video_id": one.video_id,
-            "path": str(one.path),
-            "reason": one.reason,
-            "message": one.message,
-        }
-    if not known and not file.exists():
+    """Keep the list of failed videos: those of this run, and those of earlier runs that were not read since.
+
+    Processes that do so at the same time wait for one another, so that none undoes what another one wrote.
+    """
+    if not failed and not file.exists():
         return
-    entries = [known[video_id] for video_id in sorted(known)]
-    text = json.dumps({"failures": entries}, indent=1, ensure_ascii=False)
-    write_point("failures:before-write")
-    publish_text(file, f"{text}\n")
-    write_point("failures:written")
+    with held_alone(file.parent, wait=True):
+        known = {entry["video_id"]: entry for entry in read_failures(file) if entry["video_id"] not in read}
+        for one in failed:
+            known[one.video_id] = {
+                "video_id": one.video_id,
+                "path": str(one.path),
+                "reason": one.reason,
+                "message": one.message,
+            }
+        entries = [known[video_id] for video_id in sorted(known)]
+        write_point("failures:before-write")
+        publish_text(file, json_text({"failures": entries}, indent=1) + "\n")
+        write_point("failures:written")
 
 
 def read_failures(file: Path) -> list[dict[str, Any]]:
     """Return the entries of a failures.json: video_id, path, reason, message; none when there is no such file.
 
-    Raises PipelineError when it is damaged.
+    Of a damaged one, which only lists what the next run finds again, what can be read, with a warning.
     """
     try:
-        entries: list[dict[str, Any]] = json.loads(file.read_text("utf-8", "surrogateescape"))["failures"]
-        return [entry for entry in entries if entry["video_id"]]
+        # Earlier versions wrote bytes of names that are not UTF-8 as they are.
+        content = json.loads(file.read_text("utf-8", "surrogateescape"))
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError) as error:
-        raise PipelineError(f"{file} is damaged ({error}); delete it, it only lists failed videos") from error
+    except (OSError, ValueError, RecursionError) as error:
+        say(f"warning: {file} is damaged and is made anew, with the failed videos of this run: {error}")
+        return []
+    entries = content.get("failures") if isinstance(content, dict) else None
+    found = entries if isinstance(entries, list) else []
+    sound = [e for e in found if isinstance(e, dict) and isinstance(e.get("video_id"), str) and e["video_id"]]
+    if not isinstance(entries, list) or len(sound) < len(found):
+        say(f"warning: {file} is damaged: {len(sound)} entries of it can be read, the rest is made anew")
+    return sound

@@ -26,6 +26,7 @@ from mesm.pipeline.extract.run import ExtractionSummary, extract_videos
 from mesm.pipeline.extract.videos import VideoItem, collect_videos, select_videos
 from mesm.pipeline.run.console import ProgressBar, say
 from mesm.pipeline.run.memory import keep_freed_memory
+from mesm.pipeline.run.shown_text import one_line
 from mesm.pipeline.workspace import Workspace
 
 SHOWN = 10
@@ -136,4 +137,4 @@ def describe_failures(failed: Sequence[Failure], missing: Sequence[str]) -> list
         lines.append(
             f"{len(missing)} videos of the annotations are not in the folder: {', '.join(missing[:SHOWN])}{more}"
         )
-    return lines
+    return [one_line(line) for line in lines]

@@ -7,30 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mesm.datasets.video_names import VIDEO_SUFFIXES
 from mesm.pipeline.config.errors import PipelineError
-
-VIDEO_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        "3gp",
-        "asf",
-        "avi",
-        "flv",
-        "gif",
-        "m2ts",
-        "m4v",
-        "mkv",
-        "mov",
-        "mp4",
-        "mpeg",
-        "mpg",
-        "mts",
-        "ogv",
-        "ts",
-        "webm",
-        "wmv",
-    )
-)
+from mesm.pipeline.run.shown_text import one_line
 
 
 @dataclass(frozen=True)
@@ -54,7 +33,7 @@ def collect_videos(folder: Path) -> list[VideoItem]:
         known = " ".join(sorted(VIDEO_SUFFIXES))
         raise PipelineError(f"{folder} holds no video among its {len(names)} files; known suffixes: {known}")
     counts = Counter(path.stem for path in paths)
-    twice = ", ".join(sorted(path.name for path in paths if counts[path.stem] > 1))
+    twice = ", ".join(sorted(one_line(path.name) for path in paths if counts[path.stem] > 1))
     if twice:
         raise PipelineError(f"{folder}: a video's id is its name without suffix, but these share one: {twice}")
     return [VideoItem(path.stem, path) for path in sorted(paths, key=lambda path: path.stem)]

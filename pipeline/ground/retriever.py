@@ -37,6 +37,7 @@ from mesm.pipeline.ground.pieces import SHORTEST_MOMENT_S, Pieces, merge_windows
 from mesm.pipeline.run.checkpoint import BEST, refuse_other_features
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
+from mesm.pipeline.run.shown_text import one_line
 
 
 def find_checkpoint(given: Path | None) -> Path | None:
@@ -58,7 +59,7 @@ def find_checkpoint(given: Path | None) -> Path | None:
     if len(found) > 1:
         raise PipelineError(
             "there are several runs: use --checkpoint RUN with one of "
-            f"{', '.join(map(str, found))}, or --zero-shot to answer with none"
+            f"{', '.join(one_line(str(run)) for run in found)}, or --zero-shot to answer with none"
         )
     return found[0] if found else None
 
@@ -95,8 +96,9 @@ class MomentRetriever:
 
     @property
     def max_words(self) -> int:
-        """Words of a query that the network reads."""
-        return self.config.dataset.max_words
+        """Words of a query that the network reads, without the tokens of its start and its end."""
+        markers = text_kind(self.config.features.text.encoder).markers
+        return self.config.dataset.max_words - sum(marker is not None for marker in markers)
 
     @classmethod
     def from_checkpoint(
@@ -150,7 +152,7 @@ class MomentRetriever:
         find = self._of_one if len(pieces.starts) == 1 else self._of_several
         best, saliency = find(video, words.vectors, pieces)
         moments = [Moment(*(round(float(x), 4) for x in row)) for row in best[:top_k]]
-        return GroundingResult(query, moments, saliency, video.row_s, len(words.tokens) >= self.max_words)
+        return GroundingResult(query, moments, saliency, video.row_s, words.cut)
 
     def _of_one(self, video: EncodedVideo, words: np.ndarray, pieces: Pieces) -> tuple[np.ndarray, np.ndarray]:
         """Return the windows (k, 3) in seconds of a video that is one piece, as evaluation does, and its saliency."""

@@ -119,8 +119,8 @@ class ZeroShot:
 
     @property
     def max_words(self) -> int:
-        """Tokens of a query that the model reads."""
-        return self.text.max_tokens
+        """Tokens of a query that the model reads, without those of its start and its end."""
+        return self.text.max_tokens - self.text.special_tokens
 
     def encode_video(self, path: str | Path, cache: Path | None = None) -> EncodedVideo:
         """Decode a video once and encode a frame a second.
@@ -258,7 +258,7 @@ class ZeroShot:
         """Return normalised vectors (n, D) of sentences, and whether each was cut."""
         features = self.text.encode(texts)
         vectors = unit_vectors([np.asarray(sentence.pooled) for sentence in features])
-        return vectors, [len(f.tokens) >= self.text.max_tokens for f in features]
+        return vectors, [f.cut for f in features]
 
 
 def unit_direction(vector: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ import dataclasses
 import importlib.metadata
 import json
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,11 +30,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mesm.datasets.plain_text import read_plain_text
+from mesm.datasets.shards.publishing import held_alone
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.extractors.encoders.registry import ENCODERS
 from mesm.extractors.weights.sources import file_sha256
+from mesm.extractors.weights.tensor_files import torch_reason
+from mesm.extractors.weights.unpickling import BROKEN_PICKLE, tensors_problem, unpacked_problem
 from mesm.model.network_config import NetworkConfig, Sizes
-from mesm.model.registry import build_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import Config, to_plain
@@ -44,6 +48,7 @@ from mesm.pipeline.importers.recognition import NETWORK_OF, network_name, settin
 from mesm.pipeline.run.checkpoint import BEST
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
+from mesm.pipeline.run.networks import network_shapes
 
 TEXT_ENCODER_PREFIX = "text_encoder."
 """The frozen text encoder, whose weights are found by their own name here."""
@@ -57,8 +62,6 @@ FRAME_WIDTHS = {
 }
 """What released networks of these widths read, temporal columns included."""
 SHOWN = 20
-
-_UNREADABLE = (RuntimeError, ValueError, EOFError, KeyError, LookupError, AttributeError, TypeError)
 
 
 def import_checkpoint(
@@ -88,12 +91,14 @@ def import_checkpoint(
     digest = file_sha256(source)
     _refuse_other_run(run, digest)
     run.create()
-    run.write_text("config.yaml", config.to_yaml())
     epoch = content.get("epoch")
     imported = {"source": source.name, "sha256": digest, "epoch": epoch if isinstance(epoch, int) else None}
-    run.save(
-        BEST, {f"model.{name}": value for name, value in state.items()}, _meta(config, sizes, vocabulary, imported)
-    )
+    with held_alone(out):
+        _refuse_other_run(run, digest)
+        run.write_text("config.yaml", config.to_yaml())
+        run.save(
+            BEST, {f"model.{name}": value for name, value in state.items()}, _meta(config, sizes, vocabulary, imported)
+        )
     say(f"{source.name}: {config.name}, {sum(v.numel() for v in state.values()):,} parameters, written to {out}")
     if text_kind(config.features.text.encoder).is_table:
         say("its word vectors are not in the checkpoint: evaluation reads glove.safetensors beside the features")
@@ -105,16 +110,20 @@ def read_released(source: Path, trust_pickle: bool) -> dict[str, Any]:
 
     Nothing but argparse.Namespace is ever allowed in addition, so no file can run code here. Raises PipelineError.
     """
+    if source.exists() and not source.is_file():
+        raise PipelineError(f"{source} is no file; give a released checkpoint")
     try:
+        if zipfile.is_zipfile(source) and (problem := unpacked_problem(source)):
+            raise PipelineError(f"{source} is not a checkpoint: {problem}")
         with _allow_options() if trust_pickle else _allow_nothing():
             content = torch.load(source, map_location="cpu", weights_only=True)
     except OSError as error:
         raise PipelineError(f"{source} cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
-        raise PipelineError(_refusal(source, str(error), trust_pickle)) from error
-    except _UNREADABLE as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PipelineError(f"{source} is not a checkpoint that torch can read, or is damaged: {first}") from error
+        raise PipelineError(_refusal(source, error, trust_pickle)) from error
+    except (*BROKEN_PICKLE, zipfile.BadZipFile) as error:
+        reason = torch_reason(source, error)
+        raise PipelineError(f"{source} is not a checkpoint that torch can read, or is damaged: {reason}") from error
     if not isinstance(content, dict):
         raise PipelineError(f"{source} holds a {type(content).__name__}; expected a dictionary with `model`")
     return content
@@ -137,26 +146,29 @@ def _allow_options() -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def _refusal(source: Path, reason: str, trusted: bool) -> str:
-    if "argparse.Namespace" in reason and not trusted:
+def _refusal(source: Path, error: pickle.UnpicklingError, trusted: bool) -> str:
+    if "argparse.Namespace" in str(error) and not trusted:
         return (
             f"{source} is a pickle that holds an object (argparse.Namespace, the options of its training), not only "
             "tensors; a pickle may run code, so objects are refused. If you trust where the file comes from, use "
             "--trust-pickle: it admits this one class and no other"
         )
-    named = reason.partition("GLOBAL ")[2].split(" ")[0]
-    what = f"it asks for {named}" if named else reason.splitlines()[0]
     return (
-        f"{source} cannot be read safely: {what}; a released checkpoint holds tensors, numbers and argparse.Namespace"
+        f"{source} cannot be read as a checkpoint: {torch_reason(source, error)}; a released checkpoint holds tensors, "
+        "numbers and argparse.Namespace"
     )
 
 
 def _model_tensors(content: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
     """Return the network's tensors as float32, without those of the text encoder."""
     model = content.get("model")
-    if not isinstance(model, Mapping) or not model or not all(isinstance(v, Tensor) for v in model.values()):
+    named = isinstance(model, Mapping) and all(isinstance(name, str) for name in model)
+    if not named or not model or not all(isinstance(value, Tensor) for value in model.values()):
         raise PipelineError(f"{source} has no `model` with tensors by name; it holds {', '.join(map(str, content))}")
-    broken = [name for name, value in model.items() if not torch.isfinite(value).all()]
+    if problem := tensors_problem(model):
+        raise PipelineError(f"{source} cannot be used: {problem}")
+    # As they will be used: a number that is finite in a file may be none in a narrower type.
+    broken = [str(name) for name, value in model.items() if not torch.isfinite(value.float()).all()]
     if broken:
         raise PipelineError(f"{source} has numbers that are not finite in {_some(broken)}; get the file again")
     encoder = [name for name in model if name.startswith(TEXT_ENCODER_PREFIX)]
@@ -241,8 +253,8 @@ def _options(content: Mapping[str, Any], opt: Path | None) -> _Options | None:
     """Read the width of the frames from `opt.json`, or else from the checkpoint's own options."""
     if opt is not None:
         try:
-            stored = json.loads(opt.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            stored = json.loads(read_plain_text(opt))
+        except (OSError, ValueError, RecursionError) as error:
             raise PipelineError(f"{opt} cannot be read as JSON: {error}") from error
         width = stored.get("v_feat_dim") if isinstance(stored, dict) else None
         if not isinstance(width, int):
@@ -268,8 +280,7 @@ def _translate(tensors: Mapping[str, Tensor], network: NetworkConfig, sizes: Siz
     """Rename every tensor; PipelineError lists what is missing, unknown or of another shape."""
     if problems := network.problems():
         raise PipelineError(f"{source}: {'; '.join(problems)}")
-    with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in build_network(network, sizes).state_dict().items()}
+    expected = network_shapes(network, sizes)
     state: dict[str, Tensor] = {}
     unknown, shapes, unused = [], [], 0
     for name, value in tensors.items():

@@ -1,7 +1,8 @@
 """Import features that others released, so that training reads them like extracted ones.
 
 One source becomes one set, and so do several, such as `train.h5` and `test.h5` of one encoder; `sources.py` says
-which layouts there are. A TACoS id may end in `.avi`, which is cut off, as the annotation readers do. A video that
+which layouts there are. An array may be called by a video's file name: `.avi`, `.mp4` and the like are cut off, as
+annotations call videos without. A video that
 several sources hold with equal rows is taken once; with other rows it is a conflict, and nothing is imported.
 
 The fingerprint of what is imported says so: its specification holds `imported`, the encoder, the clip length and
@@ -22,14 +23,24 @@ import numpy as np
 
 from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.folder import FeatureFolder, row_count_problem
+from mesm.datasets.video_names import video_name
 from mesm.pipeline.importers.sources import FeatureSource, Layout, open_source, squeezed
 from mesm.pipeline.run.console import say
+from mesm.pipeline.run.shown_text import one_line
 
-ID_SUFFIX = ".avi"
 DURATION_SLACK_S = 0.25
 """Annotated durations are not those of the decoded files: Charades' own table is off by up to 0.17 s."""
 BATCH_BYTES = 64 * 1024**2
 SHOWN_PROBLEMS = 20
+SHOWN_IDS = 5
+
+
+class IncompleteImportError(FeatureError):
+    """Some videos could not be imported; all others are in `folder`."""
+
+    def __init__(self, message: str, folder: FeatureFolder) -> None:
+        super().__init__(message)
+        self.folder = folder
 
 
 @dataclass(frozen=True)
@@ -51,12 +62,19 @@ class ReleasedArray:
         raise FeatureError(f"its shape is {shape}; expected (rows, dim)")
 
     def read(self) -> np.ndarray:
-        """Return its rows (rows, dim), float64 as float32; FeatureError when they are unreadable or not finite."""
+        """Return its rows (rows, dim), wider numbers as float32; FeatureError when unreadable or not finite then."""
         array = self.features.read(self.name)
-        if not np.isfinite(array).all():
-            raise FeatureError("it holds numbers that are not finite")
         rows = array.reshape(squeezed(array.shape))
-        return rows.astype(np.float32) if rows.dtype == np.float64 else rows
+        if not np.isfinite(rows).all():
+            raise FeatureError("it holds numbers that are not finite")
+        if rows.dtype.itemsize <= np.dtype(np.float32).itemsize:
+            return rows
+        with np.errstate(over="ignore"):
+            narrow = rows.astype(np.float32)
+        if not np.isfinite(narrow).all():
+            largest = np.abs(rows).max()
+            raise FeatureError(f"its numbers do not fit into float32: the largest is {largest:g}")
+        return narrow
 
 
 Copies = dict[str, list[ReleasedArray]]
@@ -79,8 +97,9 @@ def import_features(
     (seconds, by video id) is in `durations`. `progress` is told how many videos of how many are there.
 
     Raises FeatureError, before anything is written, when a source has no such layout, when rows and durations
-    differ by more than one clip, or when sources hold different rows of one video (listing the videos); and at the
-    end, when single videos could not be read, which are listed then while all others are there.
+    differ by more than one clip, when none of the videos is among those of `durations`, or when sources hold different
+    rows of one video (listing the videos); and, as IncompleteImportError, at the end, when single videos could not be
+    read, which are listed then while all others are there.
     """
     paths = [sources] if isinstance(sources, Path) else sorted(sources, key=lambda path: (path.name, str(path)))
     named = ", ".join(map(str, paths))
@@ -91,6 +110,7 @@ def import_features(
         _refuse_conflicts(_shape_conflicts(copies, shapes))
         dim = _common_dim(copies, shapes, named, unreadable)
         known = _by_id(durations or {})
+        _say_unknown(list(copies), known, named)
         rows = {key: shape[0][0] for key, shape in shapes.items()}
         _check_row_counts(rows, clip_len_s, known, named)
         unreadable |= _compare_copies({key: copies[key] for key in shapes if len(copies[key]) > 1})
@@ -99,9 +119,10 @@ def import_features(
         unreadable |= _copy(chosen, folder, clip_len_s, known, progress)
     if unreadable:
         lines = _some_lines(unreadable[key] for key in sorted(unreadable))
-        raise FeatureError(
+        raise IncompleteImportError(
             f"{len(unreadable)} of {len(copies)} videos of {named} could not be imported, all others are in "
-            f"{folder.path}:\n{lines}"
+            f"{folder.path}:\n{lines}",
+            folder,
         )
     return folder
 
@@ -135,7 +156,7 @@ def _copies(opened: Sequence[tuple[Path, FeatureSource]]) -> Copies:
 def _names_by_id(features: FeatureSource, source: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     for name in features.names():
-        key = name.removesuffix(ID_SUFFIX)
+        key = video_name(name)
         if key in names:
             raise FeatureError(f"{source} holds both {names[key]} and {name}; expected one array per video")
         names[key] = name
@@ -145,7 +166,24 @@ def _names_by_id(features: FeatureSource, source: Path) -> dict[str, str]:
 
 
 def _by_id(durations: Mapping[str, float]) -> dict[str, float]:
-    return {video_id.removesuffix(ID_SUFFIX): duration for video_id, duration in durations.items()}
+    return {video_name(video_id): duration for video_id, duration in durations.items()}
+
+
+def _say_unknown(videos: Sequence[str], durations: Mapping[str, float], named: str) -> None:
+    """Say which videos are not annotated, so that nothing tells how long they are; FeatureError when none is."""
+    unknown = [video for video in videos if video not in durations]
+    if not durations or not unknown:
+        return
+    shown = ", ".join(unknown[:SHOWN_IDS])
+    if len(unknown) == len(videos):
+        raise FeatureError(
+            f"none of the {len(videos)} videos of {named} is annotated: they are called {shown}, those of the "
+            f"annotations {', '.join(sorted(durations)[:SHOWN_IDS])}; give the annotations of these features, or none"
+        )
+    say(
+        f"note: {len(unknown)} of {len(videos)} videos are not annotated, so their rows were not compared with a "
+        f"duration: {shown}"
+    )
 
 
 def _readable_shapes(copies: Copies) -> tuple[dict[str, list[tuple[int, int]]], dict[str, str]]:
@@ -263,6 +301,6 @@ def _copy(
 
 
 def _some_lines(lines: Iterable[str]) -> str:
-    every = [f"  {line}" for line in lines]
+    every = [f"  {one_line(line)}" for line in lines]
     more = [f"  ... and {len(every) - SHOWN_PROBLEMS} more"] if len(every) > SHOWN_PROBLEMS else []
     return "\n".join(every[:SHOWN_PROBLEMS] + more)

@@ -8,15 +8,15 @@ npy per video, whose axes of length 1 are dropped.
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import h5py
 import numpy as np
 
+from mesm.datasets.array_files import BROKEN_ARRAY, check_announced, npy_shape, npz_shape, read_npy, read_npz
 from mesm.datasets.errors import FeatureError
 from mesm.extractors.weights.sources import file_sha256
 
@@ -24,7 +24,6 @@ Layout = Literal["auto", "hdf5", "npz", "npy"]
 Shape = tuple[int, ...]
 HDF5_SUFFIXES = (".h5", ".hdf5")
 NPZ_ARRAY = "features"
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, RuntimeError)
 
 
 class FeatureSource(AbstractContextManager["FeatureSource"], ABC):
@@ -80,25 +79,33 @@ class HDF5Source(FeatureSource):
     def __init__(self, path: Path) -> None:
         """Open the file; FeatureError when it is missing or no HDF5 file."""
         self._path = path
+        if not path.is_file():
+            raise FeatureError(f"{path} is no file; expected an HDF5 file")
         try:
             self._file = h5py.File(path, "r")
-        except OSError as error:
+        except BROKEN_ARRAY as error:
             raise FeatureError(f"{path} cannot be opened as an HDF5 file: {error}") from error
 
     def names(self) -> list[str]:
         """Return the names of all top-level datasets and groups, sorted."""
-        return sorted(self._file)
+        try:
+            return sorted(self._file)
+        except BROKEN_ARRAY as error:
+            raise FeatureError(f"{self._path} cannot be read: {error}") from error
 
     def shape(self, name: str) -> Shape:
         """Return a dataset's shape; FeatureError when it is none of this file's own numbers."""
-        return tuple(self._dataset(name).shape)
+        try:
+            return tuple(self._dataset(name).shape)
+        except BROKEN_ARRAY as error:
+            raise FeatureError(f"it cannot be read: {error or type(error).__name__}") from error
 
     def read(self, name: str) -> np.ndarray:
         """Return a dataset's numbers; FeatureError when they cannot be read."""
         try:
             return np.asarray(self._dataset(name)[()])
-        except _UNREADABLE as error:
-            raise FeatureError(f"it cannot be read: {error}") from error
+        except BROKEN_ARRAY as error:
+            raise FeatureError(f"it cannot be read: {error or type(error).__name__}") from error
 
     def sha256(self) -> str:
         """Hash the file."""
@@ -118,6 +125,9 @@ class HDF5Source(FeatureSource):
             raise FeatureError("its numbers lie in other files; expected them in this one")
         if dataset.dtype.kind != "f":
             raise FeatureError(f"it holds {dataset.dtype}; expected floating-point numbers")
+        # A compressed chunk is unpacked whole, however little of it the dataset shows.
+        for shape in (dataset.shape, dataset.chunks or ()):
+            check_announced(shape, dataset.dtype)
         return dataset
 
 
@@ -127,7 +137,7 @@ class ArrayFiles(FeatureSource):
     def __init__(self, folder: Path, suffix: str) -> None:
         """List the folder; FeatureError when it has no such file."""
         self._suffix = suffix
-        self._files = {path.stem: path for path in sorted(folder.glob(f"*{suffix}"))} if folder.is_dir() else {}
+        self._files = {path.stem: path for path in sorted(folder.glob(f"*{suffix}")) if path.is_file()}
         if not self._files:
             raise FeatureError(f"{folder} holds no {suffix} files; expected one per video")
 
@@ -137,25 +147,23 @@ class ArrayFiles(FeatureSource):
 
     def shape(self, name: str) -> Shape:
         """Return an array's shape from the file's header; FeatureError when there is no array of numbers."""
+        path = self._files[name]
         try:
-            if self._suffix == ".npy":
-                with open(self._files[name], "rb") as stream:
-                    return _npy_shape(stream)
-            with zipfile.ZipFile(self._files[name]) as archive, archive.open(f"{NPZ_ARRAY}.npy") as member:
-                return _npy_shape(member)
-        except _UNREADABLE as error:
-            raise FeatureError(f"{self._files[name].name} cannot be read: {error}") from error
+            shape, dtype = npy_shape(path) if self._suffix == ".npy" else npz_shape(path, NPZ_ARRAY)
+            if dtype.kind != "f":
+                raise ValueError(f"it holds {dtype}; expected floating-point numbers")
+            check_announced(shape, dtype)
+        except BROKEN_ARRAY as error:
+            raise FeatureError(f"{path.name} cannot be read: {error or type(error).__name__}") from error
+        return shape
 
     def read(self, name: str) -> np.ndarray:
         """Return an array; FeatureError when it cannot be read."""
         path = self._files[name]
         try:
-            if self._suffix == ".npy":
-                return np.load(path, allow_pickle=False)
-            with np.load(path, allow_pickle=False) as arrays:
-                return arrays[NPZ_ARRAY]
-        except _UNREADABLE as error:
-            raise FeatureError(f"{path.name} cannot be read: {error}") from error
+            return read_npy(path) if self._suffix == ".npy" else read_npz(path, NPZ_ARRAY)
+        except BROKEN_ARRAY as error:
+            raise FeatureError(f"{path.name} cannot be read: {error or type(error).__name__}") from error
 
     def sha256(self) -> str:
         """Hash the files' names and contents."""
@@ -181,14 +189,3 @@ def _sha256(path: Path) -> str:
         return file_sha256(path)
     except OSError as error:
         raise FeatureError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _npy_shape(stream: IO[bytes]) -> Shape:
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(stream)
-    if version not in readers:
-        raise ValueError(f"npy format {version} is not known")
-    shape, _, dtype = readers[version](stream)
-    if dtype.kind != "f":
-        raise ValueError(f"it holds {dtype}; expected floating-point numbers")
-    return tuple(shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.report.charts import line_chart, sparkline
 from mesm.pipeline.report.page import render
 from mesm.pipeline.report.table import MetricsTable
+from mesm.pipeline.run.directory import read_metrics
 from mesm.pipeline.run.text_files import publish_text
 
 METRICS_FILE, CONFIG_FILE, REPORT_FILE = "metrics.jsonl", "config.yaml", "report.html"
@@ -57,21 +57,12 @@ def write_run_report(
     return path
 
 
-def _read_metrics(path: Path) -> list[Row]:
-    """Read one row an epoch; a half-written last line is left out."""
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read one row an epoch; damaged lines are left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = read_metrics(path)
     except OSError as error:
         raise PipelineError(f"{path}: expected the metrics of a run ({error.strerror}); train first") from error
-    rows: list[Row] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise PipelineError(f"{path}:{number}: expected one JSON object a line, found {line[:80]!r}") from error
-        rows.append(row)
     if not rows:
         raise PipelineError(f"{path}: expected the metrics of at least one epoch, found none yet")
     return rows

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
+
+from mesm.pipeline.run.shown_text import visible
 
 MISSING = "-"
 
@@ -62,12 +65,12 @@ class TextTable:
 
 def render_rich(table: AnyTable, title: str = "") -> Table:
     """Return the table for a terminal; rows that are ours stand out."""
-    rich = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    rich = Table(title=escape(visible(title)) or None, box=box.SIMPLE_HEAD, title_justify="left")
     rich.add_column("", no_wrap=True)
     for column in table.columns:
         rich.add_column(column, justify="right", no_wrap=True)
     for number, cells in enumerate(table.cells()):
-        rich.add_row(*cells, style="bold" if number < table.ours else None)
+        rich.add_row(*(escape(visible(cell)) for cell in cells), style="bold" if number < table.ours else None)
     return rich
 
 

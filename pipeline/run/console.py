@@ -9,14 +9,16 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mesm.pipeline.run.shown_text import visible
+
 PLAIN_INTERVAL_S = 15.0
 
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """Print one message for the user."""
-    messages.print(text, markup=False)
+    """Print one message for the user; what names in it would do to a terminal is written as an escape."""
+    messages.print(visible(text), markup=False, emoji=False)
 
 
 def silence() -> None:

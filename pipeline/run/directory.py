@@ -19,7 +19,11 @@ from torch import Tensor
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.publishing import remove_stale_temporaries, write_errors
 from mesm.pipeline.run.checkpoint import Checkpoint, checkpoint_file, load_checkpoint, save_checkpoint
+from mesm.pipeline.run.console import say
+from mesm.pipeline.run.shown_text import json_text
 from mesm.pipeline.run.text_files import publish_text
+
+SHOWN = 10
 
 
 class RunDirectory:
@@ -32,6 +36,11 @@ class RunDirectory:
     def metrics_path(self) -> Path:
         """The file of metrics, one JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def report_path(self) -> Path:
+        """The page of the run."""
+        return self.path / "report.html"
 
     def checkpoint_path(self, which: str) -> Path:
         """The file of a checkpoint: `last` or `best`."""
@@ -51,7 +60,7 @@ class RunDirectory:
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file of the run at once."""
-        return self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        return self.write_text(name, json_text(value, indent=1) + "\n")
 
     def save(self, which: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Publish a checkpoint: a reader finds the old or the new one, never half. Errors as in `write_text`."""
@@ -63,18 +72,30 @@ class RunDirectory:
         return load_checkpoint(path) if path.exists() else None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Read the lines of metrics.jsonl; a half-written last line is left out."""
-        if not self.metrics_path.exists():
-            return []
-        rows = []
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
+        """Read the epochs of metrics.jsonl; lines that are damaged are left out, with a warning."""
+        return read_metrics(self.metrics_path) if self.metrics_path.exists() else []
 
     def set_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Write all lines of metrics.jsonl anew, at once."""
         self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         write_point("metrics:published")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read a file of metrics, one object with an `epoch` a line; other lines are left out, with a warning.
+
+    Raises OSError when the file cannot be read.
+    """
+    rows, damaged = [], []
+    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict) and type(row.get("epoch")) is int:
+            rows.append(row)
+        elif line.strip():
+            damaged.append(str(number))
+    if damaged:
+        say(f"warning: {path}: no figures of an epoch in line {', '.join(damaged[:SHOWN])}; the other lines are kept")
+    return rows

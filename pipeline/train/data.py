@@ -14,7 +14,9 @@ from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.model.network import Network
 from mesm.model.network_config import Sizes
 from mesm.model.registry import build_network
+from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
+from mesm.pipeline.data.durations import moments_outside, with_known_durations
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import FrameTable, check_durations
 from mesm.pipeline.data.moments import MomentData
@@ -22,6 +24,7 @@ from mesm.pipeline.data.splits import training_splits
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import TextSource
 from mesm.pipeline.run.console import say
+from mesm.pipeline.run.networks import network_shapes
 from mesm.pipeline.workspace import Workspace
 
 
@@ -62,6 +65,8 @@ def load_training_data(workspace: Workspace, select_on: str = "") -> TrainingDat
         say(f"warning: {warning}")
     videos = [annotation.video_id for annotation in [*train, *validation]]
     frames = FrameTable.load(folders, videos, config.dataset, workspace.device)
+    train, validation = (with_known_durations(part, folders, config.dataset) for part in (train, validation))
+    train, validation = (_inside(part, folders, config) for part in (train, validation))
     text = text_kind(config.features.text.encoder).from_folder(features, config)
     vocabulary = text.source.make_vocabulary([a.query for a in train], annotations)
     fingerprints = {folder.name: folder.fingerprint for folder in folders}
@@ -75,6 +80,16 @@ def load_training_data(workspace: Workspace, select_on: str = "") -> TrainingDat
     )
 
 
+def _inside(annotations: Sequence[Annotation], folders: Sequence[FeatureFolder], config: Config) -> list[Annotation]:
+    """Leave out what lies outside of the videos, with a warning; PipelineError when nothing is left."""
+    kept, outside = moments_outside(annotations, folders, config.dataset)
+    if outside:
+        say(f"warning: moments that begin when their video has ended are left out: {outside}")
+    if not kept:
+        raise PipelineError(f"no query has a moment inside its video: {outside}")
+    return kept
+
+
 def _folders_hold(folders: Sequence[FeatureFolder], annotations: Sequence[Annotation]) -> bool:
     return all(annotation.video_id in folder for folder in folders for annotation in annotations)
 
@@ -83,7 +98,9 @@ def build_for(config: Config, data: TrainingData) -> Network:
     """Build the network with the sizes that the features give it, and let it measure them."""
     torch.manual_seed(config.train.seed)
     frames = data.train.frames
-    network = build_network(config.model, Sizes(frames.dim, data.text.dim, data.vocabulary.classes))
+    sizes = Sizes(frames.dim, data.text.dim, data.vocabulary.classes)
+    network_shapes(config.model, sizes)
+    network = build_network(config.model, sizes)
     videos = dict.fromkeys(annotation.video_id for annotation in data.train.annotations)
-    network.fit((frames.take([video])[0] for video in videos), [data.train.words_of_all()])
+    network.fit((frames.take([video])[0] for video in videos), data.train.words_of_all())
     return network

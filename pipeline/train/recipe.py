@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mesm.datasets.shards.faults import write_point
-from mesm.datasets.shards.publishing import remove_stale_temporaries
+from mesm.datasets.shards.publishing import held_alone, remove_stale_temporaries
 from mesm.model.registry import find_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
@@ -20,7 +20,7 @@ from mesm.pipeline.evaluate.predict import evaluate_split
 from mesm.pipeline.evaluate.tables import metrics_table
 from mesm.pipeline.report.run import write_run_report
 from mesm.pipeline.report.table import render_text
-from mesm.pipeline.run.checkpoint import LAST
+from mesm.pipeline.run.checkpoint import LAST, require_parts
 from mesm.pipeline.run.console import ProgressBar, say, silence
 from mesm.pipeline.run.directory import RunDirectory
 from mesm.pipeline.run.distributed import World, join_world
@@ -41,7 +41,7 @@ def train(workspace: Workspace, out: Path, select_on: str = "") -> RunDirectory:
 
     select_on: the split that chooses the best epoch. Under torchrun, every process calls this; the first one writes and
     prints. Raises PipelineError for a run of another kind in `out`, for a network that has nothing to learn, and when a
-    loss is not finite.
+    loss is not finite; FeatureError while another process trains into `out`.
     """
     if not find_network(workspace.config.model.name).learns:
         raise PipelineError(
@@ -52,25 +52,38 @@ def train(workspace: Workspace, out: Path, select_on: str = "") -> RunDirectory:
     if not world.leads:
         silence()
     keep_freed_memory()
-    config, run = workspace.config, RunDirectory(out)
-    if world.leads:
-        run.create()
-    world.wait()
-    data = load_training_data(replace(workspace, device=device), select_on)
-    state = TrainingState.start(config, build_for(config, data).to(device))
+    run = RunDirectory(out)
+    with ExitStack() as stack:
+        if world.leads:
+            run.create()
+            stack.enter_context(held_alone(out))
+        world.wait()
+        _train(replace(workspace, device=device), run, world, select_on)
+    return run
+
+
+def _train(workspace: Workspace, run: RunDirectory, world: World, select_on: str) -> None:
+    """Train, or go on, in a run directory that nobody else writes to."""
+    config, out = workspace.config, run.path
+    data = load_training_data(workspace, select_on)
+    state = TrainingState.start(config, build_for(config, data).to(workspace.device))
     steps = Steps(config, data.train, state, world)
     announce(config, data, steps)
     if (checkpoint := run.load(LAST)) is not None:
+        require_parts(checkpoint, run.checkpoint_path(LAST), "state")
         refuse_other_run(run, checkpoint.meta, config, data.fingerprints, data.queries_hash)
-        state.restore(checkpoint)
+        state.restore(checkpoint, run, config.train.epochs)
         progress = state.progress
         say(f"found a checkpoint after {progress.epoch} epochs and {progress.step} steps; going on from there")
     elif world.leads:
         keep_inputs(run, config, data)
     world.wait()
     if state.progress.epoch >= config.train.epochs:
+        # The last checkpoint is written before the report.
+        if world.leads and not run.report_path.exists() and run.metrics():
+            write_run_report(out, notes=[note_on_selection(config, data)])
         say(f"{out} is complete: {config.train.epochs} epochs, best {best_so_far(state.progress, config)}")
-        return run
+        return
     with ExitStack() as stack:
         if world.leads:
             remove_stale_temporaries(out)
@@ -89,10 +102,13 @@ def train(workspace: Workspace, out: Path, select_on: str = "") -> RunDirectory:
             loss = ", ".join(f"{name} {value:.3f}" for name, value in row["loss"].items())
             say(f"epoch {row['epoch'] + 1}/{config.train.epochs}: {row['seconds']:.1f} s; {loss}")
     if world.leads:
-        note = f"The best epoch was chosen by {config.train.select_by} on {data.validation_name}."
-        write_run_report(out, notes=[note])
+        write_run_report(out, notes=[note_on_selection(config, data)])
     say(f"done: best epoch {best_so_far(state.progress, config)} on {data.validation_name}")
-    return run
+
+
+def note_on_selection(config: Config, data: TrainingData) -> str:
+    """Say in a sentence how the best epoch was chosen."""
+    return f"The best epoch was chosen by {config.train.select_by} on {data.validation_name}."
 
 
 def seed_directory(out: Path, seed: int) -> Path:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mesm.datasets.annotations.records import shorten
 from mesm.model.network import Network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import config_from_plain
 from mesm.pipeline.config.schema import Config, to_plain
 from mesm.pipeline.run.checkpoint import BEST, LAST, Checkpoint, optimiser_tensors, restore_optimiser
+from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
 from mesm.pipeline.train.optimisation import Average, make_optimiser
 
@@ -47,7 +49,10 @@ class Progress:
     def from_json(cls, content: Mapping[str, Any]) -> Progress:
         """Read what `to_json` returned."""
         score = content["best_score"]
-        return cls(**{**content, "best_score": -math.inf if score is None else score})
+        progress = cls(**{**content, "best_score": -math.inf if score is None else float(score)})
+        if not all(type(number) is int for number in (progress.epoch, progress.step, progress.best_epoch)):
+            raise ValueError(f"expected whole numbers of epochs and steps, found {shorten(content)}")
+        return progress
 
 
 @dataclass
@@ -70,13 +75,30 @@ class TrainingState:
         """The weights to validate and keep: averaged when averaging is on."""
         return self.network.state_dict() if self.average is None else self.average.weights
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from the `last` checkpoint of a run."""
-        self.network.load_state_dict(checkpoint.part("model"))
-        restore_optimiser(self.optimiser, self._names(), checkpoint.part("optimiser"))
-        if self.average is not None:
-            self.average.load(checkpoint.part("averaged"), next(self.network.parameters()).device)
-        self.progress = Progress.from_json(checkpoint.meta["state"])
+    def restore(self, checkpoint: Checkpoint, run: RunDirectory, epochs: int) -> None:
+        """Go on from the `last` checkpoint of a run, towards so many epochs.
+
+        Raises PipelineError when it is not of this training, or when the run is complete and its best weights are gone.
+        """
+        last = run.checkpoint_path(LAST)
+        try:
+            self.network.load_state_dict(checkpoint.part("model"))
+            restore_optimiser(self.optimiser, self._names(), checkpoint.part("optimiser"))
+            if self.average is not None:
+                device = next(self.network.parameters()).device
+                self.average.load(_like(self.average.weights, checkpoint.part("averaged")), device)
+            self.progress = Progress.from_json(checkpoint.meta["state"])
+        except (RuntimeError, LookupError, ValueError, TypeError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise PipelineError(
+                f"{last} does not hold the state of this training: {reason}; delete it, and the training begins anew"
+            ) from error
+        best = run.checkpoint_path(BEST)
+        if self.progress.best_epoch >= 0 and not best.exists():
+            if self.progress.epoch >= epochs:
+                raise PipelineError(f"{best} is gone; delete {last.name}, too, and the same training begins anew")
+            say(f"warning: {best} is gone; the best of the epochs to come is kept instead")
+            self.progress.best_score, self.progress.best_epoch = -math.inf, -1
 
     def save_last(self, run: RunDirectory, config: Config, data: TrainingData) -> None:
         """Publish everything that resuming needs."""
@@ -108,6 +130,13 @@ class TrainingState:
             "state": self.progress.to_json(),
             "versions": {name: importlib.metadata.version(name) for name in ("mesm-pipeline", "torch", "numpy")},
         }
+
+
+def _like(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return what was stored in the place of weights; ValueError unless names and shapes are the same."""
+    if {n: x.shape for n, x in expected.items()} != {n: x.shape for n, x in found.items()}:
+        raise ValueError("its averaged weights are of another network")
+    return found
 
 
 def refuse_other_run(

@@ -52,7 +52,7 @@ class StepFigures:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
             raise PipelineError(
                 f"the {what} is not finite in epoch {self.epoch + 1}, step {self.step + 1}: {shown}; the last "
-                "checkpoint is from before; lower train.lr or set train.clip_norm"
+                "checkpoint is from before; train with a lower train.lr, or a lower train.clip_norm, into another --out"
             )
         return parts
 

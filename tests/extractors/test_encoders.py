@@ -112,6 +112,9 @@ def test_text_features_are_cut_to_the_valid_tokens():
     assert short.tokens.shape == (9, 32)
     assert long.tokens.shape == (77, 32)
     assert long.token_ids[-1] == 49407
+    fits, longer = tiny_text().encode(["word " * 75, "word " * 76])
+    assert [len(fits.tokens), len(longer.tokens)] == [77, 77]
+    assert [features.cut for features in (short, long, fits, longer)] == [False, True, False, True]
 
 
 def test_a_sentence_does_not_depend_on_its_batch():

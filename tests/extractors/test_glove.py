@@ -123,3 +123,37 @@ def test_nothing_is_downloaded_behind_the_users_back(vectors):
         create_text_encoder("glove", sources=WeightSources(download=False))
     with pytest.raises(WeightsError, match="no untrained weights"):
         create_text_encoder("glove", weights="untrained:1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: b"\n" + text + b"\n\n",
+        lambda text: b"\xef\xbb\xbf\r\n" + text.replace(b"\n", b"\r\n\r\n"),
+    ],
+)
+def test_marks_line_ends_and_blank_lines_change_nothing(vectors, change):
+    wanted = create_text_encoder("glove", weights=str(vectors))
+    vectors.write_bytes(change(vectors.read_bytes()))
+    found = create_text_encoder("glove", weights=str(vectors))
+    assert found.ids == wanted.ids
+    np.testing.assert_array_equal(found.vectors, wanted.vectors)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "words"),
+    [("utf-16", "is UTF-16; save it as UTF-8"), ("latin-1", "line 4 is not UTF-8 text, .* Latin-1")],
+)
+def test_other_encodings_are_named(vectors, encoding, words):
+    vectors.write_bytes(vectors.read_text(encoding="utf-8").encode(encoding))
+    with pytest.raises(WeightsError, match=words):
+        create_text_encoder("glove", weights=str(vectors))
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e300"])
+def test_vectors_that_are_no_numbers_are_refused(vectors, number):
+    vectors.write_text(vectors.read_text(encoding="utf-8").replace("0.25", number), encoding="utf-8")
+    with pytest.raises(WeightsError, match="not finite"):
+        create_text_encoder("glove", weights=str(vectors))

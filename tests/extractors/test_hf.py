@@ -129,6 +129,9 @@ def test_text_features_are_the_models_own(checkpoint):
     assert encoded[0].token_ids.tolist() == [1, 4, 5, 6, 7, 8, 9, 2]
     assert [len(features.token_ids) for features in encoded] == [8, 3, CONTEXT]
     assert encoded[2].token_ids[-1] == 2
+    assert [features.cut for features in encoded] == [False, False, True]
+    fits, longer = (" ".join(["a"] * (CONTEXT - encoder.special_tokens + more)) for more in (0, 1))
+    assert [features.cut for features in encoder.encode([fits, longer])] == [False, True]
 
 
 def test_a_sentence_does_not_depend_on_its_batch(checkpoint):

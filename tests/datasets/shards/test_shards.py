@@ -280,7 +280,10 @@ class TestSpecifications:
         with pytest.raises(FeatureError, match="was edited"):
             FeatureFolder.open(folder.path)
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
+    @pytest.mark.parametrize(
+        "text",
+        ["", "{", "[]", "{}", "null", "[" * 10**5, '{"format": 1, "name": "clip", "fingerprint": "0", "spec": null}'],
+    )
     def test_a_damaged_fingerprint_says_what_to_do_and_that_works(self, tmp_path: Path, text: str) -> None:
         folder = make_folder(tmp_path, [{"a": 1}])
         (folder.path / "fingerprint.json").write_text(text)
@@ -367,6 +370,17 @@ class TestDamage:
         opened.verify(remove_damaged=True)
         assert_same(contents(opened), {"a": rows(1), "c": rows(4)})
         assert opened.verify() == []
+
+    def test_a_flipped_bit_in_an_arrays_name_costs_one_record_only(self, tmp_path: Path) -> None:
+        folder = make_folder(tmp_path, [{"a": 1, "b": 2}])
+        path = folder.path / "shard-000000.safetensors"
+        path.write_bytes(path.read_bytes().replace(b'"b/features"', b'"b/geatures"'))
+        opened = FeatureFolder.open(folder.path)
+        assert_same({"a": dict(opened.read("a"))}, {"a": rows(1)})
+        with pytest.raises(FeatureError, match=r"is damaged \('b' has no rows, but 'geatures'\).*--remove-damaged"):
+            opened.read("b")
+        assert [problem.key for problem in opened.verify(remove_damaged=True)] == ["b"]
+        assert list(opened) == ["a"]
 
     def test_the_number_of_a_shard_set_aside_is_not_used_again(self, tmp_path: Path) -> None:
         folder = make_folder(tmp_path, [{"a": 1}, {"b": 2}])

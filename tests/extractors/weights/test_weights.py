@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -285,6 +287,29 @@ def test_a_member_is_taken_out_of_its_archive(site, cache, tmp_path, monkeypatch
     (cache / "vectors.txt").unlink()
     with pytest.raises(WeightsError, match=r"not the archive that holds vectors.txt"):
         find_weights("local", WeightSources())
+
+
+def test_several_ask_for_a_member_and_all_have_it(site, cache, monkeypatch):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("vectors.txt", b"x" * 2_000_000)
+    site.content = content.getvalue()
+    add_entry(monkeypatch, site, member="vectors.txt")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: find_weights("local", WeightSources()), range(4)))
+    assert {file.path.stat().st_size for file in found} == {2_000_000}
+    assert names_in(cache) == ["vectors.txt"]
+
+
+@pytest.mark.parametrize("ending", [".lock", ".part", ".part.version"])
+def test_links_in_a_shared_cache_are_not_followed(site, tmp_path, ending):
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / f"file{ending}").symlink_to(precious)
+    with pytest.raises(WeightsError, match="could not download"):
+        download(site.url, tmp_path / "cache" / "file", no_problems)
+    assert precious.read_text() == "precious"
 
 
 def test_the_users_file_stands_for_a_name(tmp_path, cache):

@@ -198,7 +198,7 @@ def test_table_mapped_from_a_file_equals_the_resident_one(
     corpus: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     resident = load(corpus).frames
-    monkeypatch.setattr(frames, "_free_memory", lambda: 0)
+    monkeypatch.setattr(frames, "free_memory", lambda: 0)
     monkeypatch.setattr(frames.tempfile, "tempdir", str(tmp_path))
     mapped = load(corpus).frames
     assert torch.equal(mapped.rows, resident.rows)

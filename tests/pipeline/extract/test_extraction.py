@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -526,9 +525,3 @@ def test_texts_are_encoded_once(tmp_path: Path) -> None:
     assert arrays["token_ids"].tolist() == [0, 1, 2, 3, 4]
     assert arrays["pooled"].tolist() == [1, 1]
     assert folder.record(text_key("a cup")).meta == {"text": "a cup"}
-
-
-def test_damaged_list_of_failures_is_named(tmp_path: Path) -> None:
-    (tmp_path / FAILURES_FILE).write_text(json.dumps(["nothing"]))
-    with pytest.raises(PipelineError, match="only lists failed videos"):
-        read_failures(tmp_path / FAILURES_FILE)

@@ -100,6 +100,9 @@ def test_empty_query_and_long_query(retriever: MomentRetriever, video_file: Path
         retriever.ground(video, "  ")
     assert retriever.ground(video, "word " * 500).words_cut
     assert not retriever.ground(video, "two words").words_cut
+    assert retriever.max_words == 22
+    assert not retriever.ground(video, "word " * 22).words_cut
+    assert retriever.ground(video, "word " * 23).words_cut
 
 
 def test_broken_video_is_a_typed_error(retriever: MomentRetriever, tmp_path: Path) -> None:

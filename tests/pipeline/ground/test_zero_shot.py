@@ -55,7 +55,7 @@ class ColourEncoder:
 class ColourWords:
     """The colour that a sentence names; every other sentence is grey."""
 
-    name, dim, max_tokens = "colour-text", 3, 6
+    name, dim, max_tokens, special_tokens = "colour-text", 3, 6, 0
     spec: dict[str, Any] = {"encoder": "colour-text"}  # noqa: RUF012
     colours = ("red", "green", "blue")
 
@@ -64,8 +64,9 @@ class ColourWords:
 
     def _one(self, text: str) -> TextFeatures:
         vector = np.full(3, 0.3, np.float32) + np.array([colour in text for colour in self.colours], np.float32)
-        words = min(len(text.split()), self.max_tokens)
-        return TextFeatures(np.zeros((words, 3), np.float32), np.zeros(words, np.int64), vector)
+        said = len(text.split())
+        words = min(said, self.max_tokens)
+        return TextFeatures(np.zeros((words, 3), np.float32), np.zeros(words, np.int64), vector, said > words)
 
 
 def write_video(path: Path, *parts: tuple[int, tuple[int, int, int]]) -> Path:
@@ -135,6 +136,9 @@ def test_long_and_empty_queries_and_broken_videos(grounder: ZeroShot, tmp_path: 
     assert len(grounder.ground(video, "red").moments) == 1
     assert grounder.ground(video, "red " * 500).words_cut
     assert not grounder.ground(video, "red").words_cut
+    assert not grounder.ground(video, "red " * 6).words_cut
+    assert grounder.ground(video, "red " * 7).words_cut
+    assert grounder.max_words == 6
     with pytest.raises(PipelineError, match="empty"):
         grounder.ground(video, " ")
     (tmp_path / "broken.mp4").write_bytes(b"no video at all")
@@ -150,7 +154,7 @@ def test_clip_with_random_weights_goes_the_whole_way_and_says_so(tmp_path: Path)
     grounder = ZeroShot(*sides)  # type: ignore[arg-type]
     assert grounder.untrained
     assert isinstance(grounder.text, SentenceEncoder)
-    assert grounder.max_words == 77
+    assert grounder.max_words == 75
     video = grounder.encode_video(write_video(tmp_path / "a.mp4", (3, GREY), (3, RED)))
     result = grounder.ground(video, "a person opens the door", top_k=2)
     assert result.moments == grounder.ground(video, "a person opens the door", top_k=2).moments

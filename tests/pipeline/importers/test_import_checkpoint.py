@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -347,3 +348,42 @@ def test_import_twice_is_the_same_and_another_run_is_not_overwritten(tmp_path: P
     RunDirectory(tmp_path / "trained").set_metrics([{"epoch": 0}])
     with pytest.raises(PipelineError, match="training run; choose another --out"):
         import_checkpoint(source, tmp_path / "trained", trust_pickle=True)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!DOCTYPE html><html>Sign in to continue</html>", "it begins like a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
+        (b"", "it is empty"),
+        (b"\x80\x02}q\x00.", "is not a checkpoint that torch can read"),
+    ],
+)
+def test_what_was_saved_in_the_place_of_a_checkpoint_is_named(
+    tmp_path: Path, content: bytes, words: str, trust: bool
+) -> None:
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(PipelineError, match=words) as caught:
+        import_checkpoint(path, tmp_path / "run", trust_pickle=trust)
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_archives_and_tensors_larger_than_their_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", bytes(40 * 1024**2))
+    with pytest.raises(PipelineError, match="unpack to 41,943,040"):
+        import_checkpoint(path, tmp_path / "run")
+    with pytest.raises(PipelineError, match="announce 4,398,046,511,104 bytes"):
+        import_checkpoint(write(tmp_path, {"model": {"a": torch.ones(1).expand(2**40)}}), tmp_path / "run")
+
+
+def test_numbers_that_are_none_once_they_are_narrowed_are_refused(tmp_path: Path) -> None:
+    content = released()
+    name = next(iter(content["model"]))
+    content["model"][name] = torch.full_like(content["model"][name], 1e300, dtype=torch.float64)
+    with pytest.raises(PipelineError, match=f"not finite in {name}"):
+        import_checkpoint(write(tmp_path, content), tmp_path / "run", trust_pickle=True)

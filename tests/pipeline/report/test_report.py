@@ -278,11 +278,14 @@ def test_a_folder_without_metrics_is_an_error(tmp_path: Path) -> None:
         write_run_report(tmp_path)
 
 
-def test_a_damaged_line_of_metrics_is_named(tmp_path: Path) -> None:
+def test_a_damaged_line_of_metrics_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, epochs=1)
     content = (tmp_path / "metrics.jsonl").read_text()
     (tmp_path / "metrics.jsonl").write_text("what\n" + content)
-    with pytest.raises(PipelineError, match=r"metrics\.jsonl:1: expected one JSON object"):
+    write_run_report(tmp_path)
+    assert "no figures of an epoch in line 1" in capsys.readouterr().err
+    (tmp_path / "metrics.jsonl").write_text("what\n")
+    with pytest.raises(PipelineError, match=r"metrics\.jsonl: expected the metrics of at least one epoch"):
         write_run_report(tmp_path)
 
 

@@ -40,6 +40,10 @@ def test_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
         assert checkpoint.tensors[name].dtype == value.dtype
     assert set(checkpoint.part("model")) == {"a", "b.c"}
     assert run.load(BEST) is None
+    content = run.checkpoint_path(LAST).read_bytes()
+    for _ in range(8):
+        run.save(LAST, tensors(), META)
+        assert run.checkpoint_path(LAST).read_bytes() == content
 
 
 def test_transposed_tensor_is_stored(tmp_path: Path) -> None:

@@ -375,7 +375,7 @@ def test_features_are_standardised_as_the_training_split_has_them(corpus: Path, 
     rows = torch.cat([data.frames.take([video])[0] for video in videos])
     assert torch.allclose(scaling.mean, rows.mean(0), atol=1e-5)
     assert torch.allclose(scaling(rows).std(0, correction=0), torch.ones(rows.shape[1]), atol=1e-3)
-    words = data.words_of_all()
+    words = torch.cat([*data.words_of_all()])
     assert torch.allclose(steps.state.network.text_scaling(words).mean(0), torch.zeros(words.shape[1]), atol=1e-4)
     best = train_tiny(corpus, tmp_path, "model.standardise=true", "train.ema=0.9").load(BEST)
     assert best is not None
