@@ -40,8 +40,8 @@ import numpy as np
 
 from mesm.extractors.contracts import VideoInfo
 from mesm.extractors.decoding.frame_ring import FrameRing
-from mesm.extractors.decoding.probing import SourceFile
 from mesm.extractors.decoding.process import FrameOutput
+from mesm.extractors.decoding.source_file import SourceFile
 from mesm.extractors.errors import (
     DecodeError,
     DecodeMemoryError,

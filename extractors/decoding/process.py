@@ -29,8 +29,9 @@ import torch
 
 from mesm.extractors.contracts import FrameTransform, VideoInfo
 from mesm.extractors.decoding.frame_ring import FrameRing
-from mesm.extractors.decoding.probing import SourceFile, probe
+from mesm.extractors.decoding.probing import probe
 from mesm.extractors.decoding.resizing import apply_transform, scaled_size
+from mesm.extractors.decoding.source_file import SourceFile
 from mesm.extractors.decoding.streams import FrameStream, Picture, open_stream
 from mesm.extractors.errors import DecodeError, DecodeMemoryError, VideoError
 
@@ -106,7 +107,7 @@ class _Decoding:
         self._free: list[int] = []
 
     def run(self) -> tuple[object, ...]:
-        source = SourceFile.of(self._path)
+        source = SourceFile.of(self._path).hashed(self._ring.beat)
         info = probe(self._path, self._ring.beat)
         if self._decoder is not None:
             info = replace(info, decoder=self._decoder)

@@ -22,7 +22,7 @@ import torch
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.extractors.contracts import FramePlan, VideoEncoder, VideoInfo
-from mesm.extractors.decoding.probing import SourceFile
+from mesm.extractors.decoding.source_file import SourceFile
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.extract.rows import RowAssembler, row_seconds
 

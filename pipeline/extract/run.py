@@ -34,7 +34,7 @@ from mesm.extractors.decoding.pool import (
     Probed,
     Restarted,
 )
-from mesm.extractors.decoding.probing import SourceFile
+from mesm.extractors.decoding.source_file import SourceFile
 from mesm.extractors.decoding.resizing import apply_transform
 from mesm.extractors.errors import DecodeMemoryError, EncoderError, ProbeError
 from mesm.pipeline.extract.failures import FAILURES_FILE, Failure, record_failures
