@@ -3,7 +3,8 @@
 Decode processes run ahead while this process encodes. Videos go in the order of their ids; which shard and which batch
 a row belongs to follows from that order alone (see `mesm.pipeline.extract.lane`), so that a run that was killed and
 started again ends with the same bytes as one that was not. A video is skipped, before it is opened by any decoder, when
-the folder holds features of a file of the same size and quick hash (see `probing.SourceFile`).
+the folder holds features of a file of the same size, time and quick hash (see `source_file.SourceFile`); where only the
+time differs, or the features were made by earlier rules of reading, the file is measured and hashed before it is skipped.
 
 Videos that cannot be read stop nobody: they are in the summary and in `failures.json` beside the feature folders, with
 their reasons, until a later run has read them.
@@ -11,6 +12,7 @@ their reasons, until a later run has read them.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -37,8 +39,9 @@ from mesm.extractors.decoding.pool import (
 from mesm.extractors.decoding.source_file import SourceFile
 from mesm.extractors.decoding.resizing import apply_transform
 from mesm.extractors.errors import DecodeMemoryError, EncoderError, ProbeError
+from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.extract.failures import FAILURES_FILE, Failure, record_failures
-from mesm.pipeline.extract.lane import EncoderLane
+from mesm.pipeline.extract.lane import EncoderLane, Stored
 from mesm.pipeline.extract.rows import checked_plan
 from mesm.pipeline.extract.videos import VideoItem, refuse_repeated, select_videos
 
@@ -91,7 +94,7 @@ def extract_videos(
     spec says `"store": "float32"`.
 
     Raises PipelineError for ids that repeat or numbers that cannot be stored, FeatureError when a folder
-    cannot be written. An interrupt publishes what is complete before it is passed on.
+    cannot be written. An interrupt, or an error, publishes what is complete before it is passed on.
     """
     started = time.monotonic()
     refuse_repeated(videos)
@@ -106,9 +109,11 @@ def extract_videos(
         run = _Extraction(select_videos(videos), lanes, pool, torch.device(device), on_progress)
         try:
             run.run()
-        except KeyboardInterrupt:
+        except BaseException:
             pool.close()
-            run.finish()
+            # What ended the run is what the user must hear of, not that its consequence could not be written either.
+            with contextlib.suppress(FeatureError, PipelineError):
+                run.finish()
             raise
         run.finish()
         rows = sum(lane.rows for lane in lanes)
@@ -119,6 +124,8 @@ def extract_texts(texts: Sequence[str], encoder: TextEncoder, folder: FeatureFol
     """Encode the texts that the folder lacks, keyed by `text_key`; return how many were encoded."""
     lacking = {key: text for text in texts if (key := text_key(text)) not in folder}
     keys = sorted(lacking)
+    if not keys:
+        return 0
     with folder.writer() as writer:
         for start in range(0, len(keys), TEXTS_PER_BATCH):
             batch = keys[start : start + TEXTS_PER_BATCH]
@@ -160,7 +167,11 @@ class _Extraction:
         self._on_progress = on_progress
         self._next = 0
         self._settled = 0
+        self._asked: dict[int, list[EncoderLane]] = {}
+        """Lanes that do not have a video for certain."""
         self._lacking: dict[int, list[EncoderLane]] = {}
+        """Lanes for which it is decoded."""
+        self._sources: dict[int, SourceFile] = {}
         self._routes: dict[int, list[_Route]] = {}
         self._outcomes: dict[int, Finished | Failure | None] = {}
         """Of the videos that came to an end; None for those that were there."""
@@ -200,11 +211,11 @@ class _Extraction:
         except ProbeError as error:
             self._outcomes[job] = Failure(item.video_id, item.path, error.reason, str(error))
             return
-        lacking = [lane for lane in self._lanes if not lane.has(item.video_id, source)]
-        if not lacking:
+        asked = [lane for lane in self._lanes if lane.stored(item.video_id, source) is not Stored.ALL]
+        if not asked:
             self._outcomes[job] = None
             return
-        self._lacking[job] = lacking
+        self._asked[job] = asked
         self._pool.start(job, item.path)
 
     def _handle(self, event: Event) -> None:
@@ -223,6 +234,14 @@ class _Extraction:
     def _plan(self, probed: Probed) -> None:
         """Ask the encoders which frames they need, and have each decoded once."""
         routes: dict[FrameTransform | None, _Route] = {}
+        video_id = self._items[probed.job].video_id
+        self._sources[probed.job] = probed.source
+        asked = self._asked[probed.job]
+        self._lacking[probed.job] = [lane for lane in asked if not lane.holds(video_id, probed.source, probed.info)]
+        if not self._lacking[probed.job]:
+            self._pool.dismiss(probed)
+            self._outcomes[probed.job] = None
+            return
         try:
             for lane in self._lacking[probed.job]:
                 plan = checked_plan(lane.encoder, probed.info)
@@ -230,7 +249,7 @@ class _Extraction:
                 route = routes.setdefault(early, _Route([], {}))
                 route.wanted.append(np.unique(plan.frames))
                 route.lanes.setdefault(late, []).append(lane)
-                lane.open(probed.job, self._items[probed.job].video_id, probed.info, probed.source, plan)
+                lane.open(probed.job, video_id, probed.info, probed.source, plan)
         except EncoderError as error:
             self._pool.dismiss(probed)
             self._fail(probed.job, "plan", error)
@@ -270,7 +289,12 @@ class _Extraction:
             self.failed.append(outcome)
         else:
             self.skipped += 1
-        self._lacking.pop(job, None)
+        lacking, source = self._lacking.pop(job, []), self._sources.pop(job, None)
+        if source is not None and not isinstance(outcome, Failure):
+            for lane in self._asked[job]:
+                if lane not in lacking:
+                    lane.renew(self._items[job].video_id, source)
+        self._asked.pop(job, None)
         self._routes.pop(job, None)
         self._settled += 1
         self._on_progress(self._settled, len(self._items))
@@ -281,7 +305,7 @@ class _Extraction:
         self._outcomes[job] = Failure(item.video_id, item.path, reason, str(error))
 
     def _drop(self, job: int) -> None:
-        for lane in self._lacking[job]:
+        for lane in self._lacking.get(job, []):
             lane.drop(job)
 
 

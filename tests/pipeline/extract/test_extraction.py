@@ -78,7 +78,7 @@ def some_films(films: Path, tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / "videos"
         folder.mkdir(exist_ok=True)
         for number in numbers:
-            shutil.copy(films / f"film{number}.mp4", folder)
+            shutil.copy2(films / f"film{number}.mp4", folder)
         return folder
 
     return copy
@@ -187,7 +187,7 @@ def test_video_that_fails_halfway_has_touched_no_batch_of_its_neighbours(
 ) -> None:
     """A file that changes after its first rows were encoded, between two whose rows fill batches together."""
     videos = some_films(*range(VIDEOS))
-    shutil.copy(films / "film7.mp4", videos / "film2a.mp4")
+    shutil.copy2(films / "film7.mp4", videos / "film2a.mp4")
     monkeypatch.setattr("mesm.extractors.decoding.frame_ring.MAX_SLOTS", 2)
     complete = extraction._Extraction._route
 
