@@ -97,8 +97,9 @@ class EncoderLane:
         record = self.folder.record(video_id)
         if (record.source_size, record.source_hash) != (source.size, source.quick_hash):
             return Stored.NOTHING
-        known = (record.meta.get("rule"), record.meta.get("modified_ns"))
-        return Stored.ALL if known == (READING_RULE, source.modified_ns) else Stored.DOUBTFUL
+        # The quick hash of a small file is that of all of it: its time says nothing more.
+        same = record.meta.get("sha256") == source.quick_hash or record.meta.get("modified_ns") == source.modified_ns
+        return Stored.ALL if same and record.meta.get("rule") == READING_RULE else Stored.DOUBTFUL
 
     def holds(self, video_id: str, source: SourceFile, info: VideoInfo) -> bool:
         """Tell whether the folder holds features of a file that was hashed and measured, as it is read now."""
