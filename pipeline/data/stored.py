@@ -128,6 +128,7 @@ def export_features(
         folder.record(key)
     if layout == "hdf5":
         _refuse_text(folder, chosen)
+        _refuse_nested(chosen)
     _refuse_existing([target] if layout == "hdf5" else [target / f"{name}.npz" for name in chosen], overwrite)
     export = _export_hdf5 if layout == "hdf5" else _export_npz
     export(target, _records(folder, chosen, progress))
@@ -182,6 +183,14 @@ def _write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
 def _refuse_text(folder: FeatureFolder, chosen: Mapping[str, str]) -> None:
     if any("features" not in folder.array_shapes(key) for key in chosen.values()):
         raise PipelineError(f"{folder.path} holds text features, whose released layout is npz; export with layout npz")
+
+
+def _refuse_nested(names: Iterable[str]) -> None:
+    """Refuse names that HDF5 cannot hold beside one another: one that is the folder of another."""
+    folders = {name[:place] for name in names for place, letter in enumerate(name) if letter == "/"}
+    both = sorted(folders.intersection(names))
+    if both:
+        raise PipelineError(f"{both[0]} is an id and a folder of ids, which HDF5 cannot hold; export with layout npz")
 
 
 def _refuse_existing(targets: Sequence[Path], overwrite: bool) -> None:

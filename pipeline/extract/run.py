@@ -202,6 +202,9 @@ class _Extraction:
 
     def _start(self, job: int) -> None:
         item = self._items[job]
+        if item.problem:
+            self._outcomes[job] = Failure(item.video_id, item.path, "name", item.problem)
+            return
         try:
             check_key(item.video_id)
             source = SourceFile.of(item.path)

@@ -22,6 +22,7 @@ from mesm.extractors.decoding.pool import DecodePool
 from mesm.extractors.decoding.sampling import image_rows
 from mesm.extractors.errors import EncoderError
 from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.data.stored import export_features
 from mesm.pipeline.extract import lane as encoder_lane
 from mesm.pipeline.extract import run as extraction
 from mesm.pipeline.extract.failures import FAILURES_FILE, read_failures
@@ -441,7 +442,7 @@ def test_ids_must_differ_and_stay_inside_their_folder(films: Path, tmp_path: Pat
     film = films / "film0.mp4"
     with pytest.raises(PipelineError, match="more than one video: a"):
         extract_videos([VideoItem("a", film), VideoItem("a", film)], [encoder], [folder])
-    bad = ["", "..", "../a", "a/b", "a\0b", "a\nb"]
+    bad = ["", "..", "../a", "a//b", "a/../../b", "a\0b", "a\nb"]
     summary = extract_videos([VideoItem(name, film) for name in bad], [encoder], [folder])
     assert {one.video_id: one.reason for one in summary.failed} == dict.fromkeys(bad, "name")
     assert list(folder.keys()) == []
@@ -459,8 +460,39 @@ def test_collecting_goes_by_suffix_and_refuses_what_is_ambiguous(tmp_path: Path)
         (tmp_path / name).write_bytes(b"")
     assert [item.video_id for item in collect_videos(tmp_path)] == ["a.v1", "b", "c"]
     (tmp_path / "b.avi").write_bytes(b"")
-    with pytest.raises(PipelineError, match=r"share one: b\.avi, b\.mp4"):
-        collect_videos(tmp_path)
+    items = collect_videos(tmp_path)
+    assert [item.video_id for item in items if not item.problem] == ["a.v1", "c"]
+    assert "share one: b.avi, b.mp4" in items[1].problem
+
+
+def test_films_of_subfolders_have_their_path_as_id(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos" / "sub" / "deep.mp4").mkdir(parents=True)
+    (tmp_path / "videos" / ".hidden").mkdir()
+    (tmp_path / "videos" / "sub" / "loop").symlink_to(tmp_path / "videos")
+    for name in ("a", "sub/a", "sub/deep.mp4/b", ".hidden/c"):
+        shutil.copy(films / "film0.mp4", tmp_path / "videos" / f"{name}.mp4")
+    summary = extract(tmp_path / "videos", tmp_path / "features")
+    assert (summary.done, summary.failed) == (3, [])
+    folder = FeatureFolder.all_in(tmp_path / "features")[0]
+    assert list(folder.keys()) == ["a", "sub/a", "sub/deep.mp4/b"]
+    assert folder.verify() == []
+    assert export_features(folder.path, tmp_path / "npz", "npz") == 3
+    assert (tmp_path / "npz" / "sub" / "a.npz").exists()
+    assert export_features(folder.path, tmp_path / "all.h5", "hdf5") == 3
+    with folder.writer() as writer:
+        writer.add("a/below", folder.read("a"))
+    with pytest.raises(PipelineError, match="a is an id and a folder of ids"):
+        export_features(folder.path, tmp_path / "both.h5", "hdf5")
+
+
+def test_two_films_of_one_id_stop_no_other(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for name in ("a.mp4", "b.mp4", "b.mov"):
+        shutil.copy(films / "film0.mp4", tmp_path / "videos" / name)
+    summary = extract(tmp_path / "videos", tmp_path / "features")
+    assert summary.done == 1
+    assert [(one.video_id, one.reason) for one in summary.failed] == [("b", "name")]
+    assert "b.mov, b.mp4" in summary.failed[0].message
 
 
 def test_selections_share_the_videos_out() -> None:
