@@ -114,7 +114,7 @@ def open_track(path: Path, track: int, threads: int = 0, exact_crop: bool = True
 
 
 def _refuse_huge(streams: Iterable[Any], path: Path) -> None:
-    """Refuse pictures whose stated size is beyond the bound; streams that state none are bounded as they are decoded."""
+    """Refuse pictures whose stated size is beyond the bound; where none is stated, it holds as they are decoded."""
     for stream in streams:
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MAX_PIXELS:
@@ -177,9 +177,7 @@ def _describe(
     fps = _frame_rate(stream, timestamps, time_base)
     last = packets.last_duration or max(1, round(1 / (fps * time_base)))
     end = start + (int(timestamps[-1]) + last) * time_base
-    width, height = display_size(
-        geometry.width, geometry.height, stream.sample_aspect_ratio, geometry.rotation
-    )
+    width, height = display_size(geometry.width, geometry.height, stream.sample_aspect_ratio, geometry.rotation)
     if width * height > MAX_PIXELS:
         raise ProbeError(_too_large(path, width, height))
     first_track = video_streams(container, path)[0]

@@ -7,9 +7,9 @@ github.com/linjieli222/HERO_Video_Feature_Extractor).
 
 Row n stands for the seconds [n * clip_len, (n + 1) * clip_len), counted from the file's start as a player shows
 it. The frame of a time t is the last one presented before t, or frame 0 when there is none: where pictures begin
-later than the file, the rows before show the first picture, as a constant-rate output of ffmpeg does. All arithmetic is in integers and rationals, so that a
-table never depends on rounding; a clip length given as a float is taken for the nearest fraction with a
-denominator up to 10^6.
+later than the file, the rows before show the first picture, as a constant-rate output of ffmpeg does. All
+arithmetic is in integers and rationals, so that a table never depends on rounding; a clip length given as a float
+is taken for the nearest fraction with a denominator up to 10^6.
 """
 
 from __future__ import annotations

@@ -91,6 +91,7 @@ def verify_features(place: Path, *, remove_damaged: bool = False) -> list[Folder
     anew.
     """
     found = []
+    _tidy(place)
     for folder in feature_folders(place):
         problems = tuple(folder.verify(remove_damaged=remove_damaged))
         readable = remove_damaged or not any(problem.key is None for problem in problems)
@@ -100,7 +101,15 @@ def verify_features(place: Path, *, remove_damaged: bool = False) -> list[Folder
 
 def compact_features(place: Path, target_bytes: int = COMPACT_BYTES) -> dict[Path, int]:
     """Merge the small shards of a folder (or of the folders in it); return by how many files each shrank."""
+    _tidy(place)
     return {folder.path: folder.compact(target_bytes) for folder in feature_folders(place)}
+
+
+def _tidy(place: Path) -> None:
+    """Remove what dead writers left in a folder of features and in those within it, where that can be written."""
+    for path in {place, *(folder.path for folder in feature_folders(place))}:
+        if os.access(path, os.W_OK):
+            remove_stale_temporaries(path)
 
 
 def export_features(

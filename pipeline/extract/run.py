@@ -4,7 +4,7 @@ Decode processes run ahead while this process encodes. Videos go in the order of
 a row belongs to follows from that order alone (see `mesm.pipeline.extract.lane`), so that a run that was killed and
 started again ends with the same bytes as one that was not. A video is skipped, before it is opened by any decoder, when
 the folder holds features of a file of the same size, time and quick hash (see `source_file.SourceFile`); where only the
-time differs, or the features were made by earlier rules of reading, the file is measured and hashed before it is skipped.
+time differs, or earlier rules of reading made the features, the file is measured and hashed before it is skipped.
 
 Videos that cannot be read stop nobody: they are in the summary and in `failures.json` beside the feature folders, with
 their reasons, until a later run has read them.
@@ -13,6 +13,7 @@ their reasons, until a later run has read them.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.folder import FeatureFolder, text_key
 from mesm.datasets.shards.headers import check_key
+from mesm.datasets.shards.publishing import remove_stale_temporaries
 from mesm.extractors.contracts import FrameTransform, TextEncoder, TextFeatures, VideoEncoder
 from mesm.extractors.decoding.pool import (
     DecodedFrame,
@@ -36,8 +38,8 @@ from mesm.extractors.decoding.pool import (
     Probed,
     Restarted,
 )
-from mesm.extractors.decoding.source_file import SourceFile
 from mesm.extractors.decoding.resizing import apply_transform
+from mesm.extractors.decoding.source_file import SourceFile
 from mesm.extractors.errors import DecodeMemoryError, EncoderError, ProbeError
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.extract.failures import FAILURES_FILE, Failure, record_failures
@@ -98,6 +100,9 @@ def extract_videos(
     """
     started = time.monotonic()
     refuse_repeated(videos)
+    for root in {folder.path.parent for folder in folders}:
+        if os.access(root, os.W_OK):
+            remove_stale_temporaries(root)
     with ExitStack() as stack:
         lanes = [
             EncoderLane(encoder, folder, batch_size, flush_rows)

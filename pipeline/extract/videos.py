@@ -48,8 +48,8 @@ def collect_videos(folder: Path) -> list[VideoItem]:
     """Return the videos of a folder and of the folders in it, by the suffixes of their names, sorted by id.
 
     A video's id is its path below the folder, without its suffix: `a`, `sub/a`. What begins with a dot is passed over.
-    Where several files have one id, the first stands for them, with that as its problem. Raises PipelineError when there
-    is none.
+    Where several files have one id, the first stands for them, with that as its problem. Raises PipelineError when
+    there is no video.
     """
     if not folder.is_dir():
         raise PipelineError(f"{folder}: expected a folder of videos, but there is no such folder")
