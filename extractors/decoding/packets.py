@@ -81,8 +81,9 @@ class Packets:
         """Return the seconds from the container's start to the first frame, not below 0."""
         if container.start_time is None:
             return Fraction(0)
-        made_up = container.format.name in MADE_UP_TIMES and self.first_dts is not None
-        first = self.first_dts if made_up else int(self.shown[0])
+        first = int(self.shown[0])
+        if container.format.name in MADE_UP_TIMES and self.first_dts is not None:
+            first = self.first_dts
         start = first * time_base - Fraction(container.start_time, av.time_base)
         return start if start > _EXACT_S else Fraction(0)
 
