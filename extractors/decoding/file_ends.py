@@ -1,8 +1,8 @@
 """Where a file should end: films that were cut short are told from films whose last picture stays on.
 
 Packets that end well before the declared end mean either. What tells them apart is the file's outer structure: a
-Matroska segment, the boxes of MP4 and MOV, and the chunks of AVI have sizes, and in a file that was cut short some of
-them reach beyond its end. Other containers do not tell, so that their films count as cut short.
+Matroska segment, the boxes of MP4 and MOV, the chunks of AVI and the objects of ASF have sizes, and in a file that was
+cut short some of them reach beyond its end. Other containers do not tell, so that their films count as cut short.
 """
 
 from __future__ import annotations
@@ -67,6 +67,9 @@ def check_end(container: Any, stream: Any, found: FilePackets, path: Path) -> Fr
 def declared_end(container: Any, stream: Any, found: FilePackets) -> tuple[float, float]:
     """Return where the header says that the video ends, or else the file, and where its packets do, in seconds."""
     packets = found.tracks[stream.index]
+    if container.format.name == "asf" and stream.duration:
+        # Each of its streams declares the length of the file.
+        return float(stream.duration * stream.time_base), found.end_s
     if stream.duration:
         last = int(packets.timestamps[-1]) + packets.last_duration
         return float(stream.duration * stream.time_base), float(last * stream.time_base)
@@ -177,8 +180,21 @@ def _chunks_end(file: IO[bytes], size: int) -> int | None:
     return place or None
 
 
+def _objects_end(file: IO[bytes], size: int) -> int | None:
+    """Return where the last object of an ASF file ends; None when its size was never written."""
+    place = 0
+    while place + 24 <= size:
+        file.seek(place + 16)
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length < 24:
+            return None
+        place += length
+    return place
+
+
 _STRUCTURES: tuple[tuple[Callable[[bytes], bool], Callable[[IO[bytes], int], int | None]], ...] = (
     (lambda head: head[:4] == _EBML.to_bytes(4, "big"), _matroska_end),
     (lambda head: head[:4] == b"RIFF", _chunks_end),
+    (lambda head: head[:4] == b"\x30\x26\xb2\x75", _objects_end),
     (lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"), _boxes_end),
 )

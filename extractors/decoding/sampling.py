@@ -159,7 +159,8 @@ def resampled_frames(info: VideoInfo, rate: Fraction) -> np.ndarray:
     """Return the (n,) int64 source frame of each frame that ffmpeg's `fps=rate` filter puts out; n may be 0.
 
     The filter rounds each presentation time half up to a tick of the new rate and holds the last frame of
-    each tick; it ends at the duration, rounded likewise. Ticks before the first frame show it, too.
+    each tick; it ends at the duration, rounded likewise. Where frames begin later than the file, a constant-rate
+    output repeats the filter's first frame for the ticks before.
     """
     factor, start = info.time_base * rate, info.start_s * rate
     denominator = math.lcm(factor.denominator, start.denominator)
@@ -167,7 +168,8 @@ def resampled_frames(info: VideoInfo, rate: Fraction) -> np.ndarray:
     ticks = info.timestamps.astype(object) * (2 * numerator) + (2 * offset + denominator)
     slots = (ticks // (2 * denominator)).astype(np.int64)
     count = _round_half_up(exact_duration(info) * rate)
-    return np.maximum(np.searchsorted(slots, np.arange(count), side="right").astype(np.int64) - 1, 0)
+    first = int(np.searchsorted(slots, slots[0], side="right")) - 1
+    return np.maximum(np.searchsorted(slots, np.arange(count), side="right").astype(np.int64) - 1, first)
 
 
 def frames_before(info: VideoInfo, times: Sequence[Fraction]) -> np.ndarray:

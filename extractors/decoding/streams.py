@@ -87,7 +87,7 @@ class FrameStream:
         limit = missing_limit(self.info)
         if self.missing > limit:
             raise DecodeError(
-                f"{self.info.path}: {self.missing} of {self.info.frame_count} frames could not be decoded by"
+                f"{self.info.path}: {self.missing} of {self.info.frame_count + self.info.lost} frames could not be decoded by"
                 f" {self.decoder} (at most {limit} may be missing): {reason}"
             )
 
