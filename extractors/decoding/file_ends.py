@@ -44,6 +44,7 @@ def check_end(container: Any, stream: Any, found: FilePackets, path: Path) -> Fr
     packets = found.tracks[stream.index]
     step_back = float(packets.step_back * stream.time_base)
     declared, end = declared_end(container, stream, found)
+    _refuse_shortened(path, packets, declared_by_header=bool(stream.duration or container.duration))
     held = declared - end > end_tolerance(declared)
     if held and not _is_held(container, stream, packets, path, declared - end):
         raise ProbeError(
@@ -58,10 +59,22 @@ def check_end(container: Any, stream: Any, found: FilePackets, path: Path) -> Fr
         )
     if not held:
         return None
-    begin = Fraction(container.start_time or 0, av.time_base)
-    if stream.duration:
+    begin = found.begin(container)
+    if stream.duration and "matroska" not in container.format.name:
         return int(packets.shown[0]) * Fraction(stream.time_base) + stream.duration * Fraction(stream.time_base) - begin
     return Fraction(container.duration, av.time_base) - begin
+
+
+def _refuse_shortened(path: Path, packets: Packets, declared_by_header: bool) -> None:
+    """Refuse a file without a declared length whose outer structure reaches far beyond its end."""
+    if declared_by_header:
+        return
+    size, announced = path.stat().st_size, _announced_end(path)
+    if announced is not None and size < announced * (1 - MISSING_END_SHARE):
+        raise ProbeError(
+            f"{path} speaks of {announced:,} bytes, but has {size:,}: truncated; get the whole file, or accept its "
+            f"{len(packets.times)} frames by a copy (ffmpeg -i FILE -map 0 -ignore_unknown -c copy NEW{path.suffix})"
+        )
 
 
 def declared_end(container: Any, stream: Any, found: FilePackets) -> tuple[float, float]:
@@ -70,7 +83,7 @@ def declared_end(container: Any, stream: Any, found: FilePackets) -> tuple[float
     if container.format.name == "asf" and stream.duration:
         # Each of its streams declares the length of the file.
         return float(stream.duration * stream.time_base), found.end_s
-    if stream.duration:
+    if stream.duration and "matroska" not in container.format.name:
         last = int(packets.timestamps[-1]) + packets.last_duration
         return float(stream.duration * stream.time_base), float(last * stream.time_base)
     if container.duration:
@@ -95,15 +108,19 @@ def lost_frames(container: Any, stream: Any, packets: Packets, path: Path) -> in
 
 def is_whole(path: Path) -> bool:
     """Say whether a file's outer structure ends within the file; False where it does not tell."""
-    size = path.stat().st_size
+    end = _announced_end(path)
+    return end is not None and end <= path.stat().st_size
+
+
+def _announced_end(path: Path) -> int | None:
+    """Return where a file's outer structure ends, in bytes; None where it does not tell."""
     with open(path, "rb") as file:
         head = file.read(12)
         file.seek(0)
         for begins, announced in _STRUCTURES:
             if begins(head):
-                end = announced(file, size)
-                return end is not None and end <= size
-    return False
+                return announced(file, path.stat().st_size)
+    return None
 
 
 def _is_held(container: Any, stream: Any, packets: Packets, path: Path, held_s: float) -> bool:

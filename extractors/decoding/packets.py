@@ -77,14 +77,12 @@ class Packets:
         """Whether the first packet is the first frame, each frame has a time of its own, and all is plain."""
         return self.plain and self.times[0] == min(self.times) and bool(np.all(np.diff(self.timestamps) > 0))
 
-    def start(self, container: Any, time_base: Fraction) -> Fraction:
-        """Return the seconds from the container's start to the first frame, not below 0."""
-        if container.start_time is None:
-            return Fraction(0)
+    def start(self, container: Any, begin: Fraction, time_base: Fraction) -> Fraction:
+        """Return the seconds from the container's start, at `begin` on its clock, to the first frame; not below 0."""
         first = int(self.shown[0])
         if container.format.name in MADE_UP_TIMES and self.first_dts is not None:
             first = self.first_dts
-        start = first * time_base - Fraction(container.start_time, av.time_base)
+        start = first * time_base - begin
         return start if start > _EXACT_S else Fraction(0)
 
     def undecodable_lead(self, container: Any, first: int) -> int:
@@ -107,11 +105,20 @@ class FilePackets:
     """Video tracks that hold a frame, by stream index."""
     end_s: float = 0.0
     """End of the last packet of any stream, in seconds on the container's clock."""
+    firsts: dict[int, Fraction] = field(default_factory=dict)
+    """Earliest time of each stream of pictures or sound, in seconds on the container's clock."""
+
+    def begin(self, container: Any) -> Fraction:
+        """Return where the file starts for a player, in seconds on the container's clock."""
+        if container.start_time is None:
+            return min(self.firsts.values(), default=Fraction(0))
+        return Fraction(container.start_time, av.time_base)
 
 
 def read_packets(container: Any, path: Path, on_progress: Callable[[], None]) -> FilePackets:
     """Demux a whole file; ProbeError when that is not possible to its end."""
     found = FilePackets()
+    earliest: dict[Any, int] = {}
     try:
         # Naming the streams leaves out those that damaged data makes up on the way.
         for packet in container.demux(*container.streams):
@@ -120,10 +127,13 @@ def read_packets(container: Any, path: Path, on_progress: Callable[[], None]) ->
             if time is None or not packet.size:
                 continue
             found.end_s = max(found.end_s, float((time + (packet.duration or 0)) * packet.time_base))
+            if packet.stream.type in ("video", "audio") and not packet.is_discard:
+                earliest[packet.stream] = min(earliest.get(packet.stream, time), time)
             if packet.stream.type == "video":
                 found.tracks.setdefault(packet.stream.index, Packets()).add(packet, time)
     except (FFmpegError, IndexError) as error:
         raise ProbeError(f"{path} cannot be read to its end: {reason(error)}") from error
+    found.firsts = {stream.index: time * Fraction(stream.time_base) for stream, time in earliest.items()}
     found.tracks = {index: packets for index, packets in found.tracks.items() if packets.times}
     return found
 

@@ -48,6 +48,9 @@ DECORD_CODECS = frozenset({"h264", "hevc"})
 DECORD_PIXEL_FORMATS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuv444p"})
 """What decord 0.6.0 decodes right when it is read in order; PyAV takes everything else."""
 
+MAX_DURATION_S = 48 * 3600
+"""Longest film: more rows than it has would fill the memory, and so would those of damaged times."""
+
 _DECORD_MIN_SIDE = 32
 
 
@@ -172,11 +175,18 @@ def _describe(
     shown = packets.shown
     if geometry.time is not None:
         shown = shown[packets.undecodable_lead(container, geometry.time) :]
-    start = packets.start(container, time_base) + int(shown[0] - packets.shown[0]) * time_base
+    start = packets.start(container, found.begin(container), time_base) + int(shown[0] - packets.shown[0]) * time_base
     timestamps = shown - shown[0]
     fps = _frame_rate(stream, timestamps, time_base)
     last = packets.last_duration or max(1, round(1 / (fps * time_base)))
     end = start + (int(timestamps[-1]) + last) * time_base
+    if held_to is not None:
+        end = max(end, held_to)
+    if end > MAX_DURATION_S:
+        raise ProbeError(
+            f"{path} lasts {float(end):.0f} s by the times of its frames; the most is {MAX_DURATION_S} s: cut it into "
+            "parts, or its times are damaged"
+        )
     width, height = display_size(geometry.width, geometry.height, stream.sample_aspect_ratio, geometry.rotation)
     if width * height > MAX_PIXELS:
         raise ProbeError(_too_large(path, width, height))
@@ -195,7 +205,7 @@ def _describe(
         width=width,
         height=height,
         fps=fps,
-        duration_s=float(end if held_to is None else max(end, held_to)),
+        duration_s=float(end),
         timestamps=timestamps,
         time_base=time_base,
         codec=stream.codec_context.codec.canonical_name,

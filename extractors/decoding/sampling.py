@@ -34,6 +34,7 @@ SLOWFAST_STRIDE = 2
 """Frames at 30 fps between two frames of a SlowFast 8x8 clip."""
 
 _SHORT_VIDEO_SLACK = Fraction(1, 10)
+_ROWS_AT_A_TIME = 8192
 
 
 def exact_seconds(seconds: float | Fraction) -> Fraction:
@@ -187,9 +188,15 @@ def _table(info: VideoInfo, starts: Sequence[Fraction], offsets: Sequence[Fracti
     """Return the (starts, offsets) frames presented before start + offset, in integer arithmetic."""
     starts = [start - info.start_s for start in starts]
     shared = math.lcm(*(time.denominator for time in (*starts, *offsets)))
-    numerators = np.add.outer(_over(starts, shared), _over(offsets, shared)) * info.time_base.denominator
-    ticks = -(-numerators // (shared * info.time_base.numerator))
-    return np.maximum(np.searchsorted(info.timestamps, ticks.astype(np.int64), side="left") - 1, 0)
+    parts = _over(offsets, shared)
+    table = np.empty((len(starts), len(offsets)), np.int64)
+    # Integers without a bound take much memory: some rows at a time.
+    for first in range(0, len(starts), _ROWS_AT_A_TIME):
+        some = slice(first, first + _ROWS_AT_A_TIME)
+        numerators = np.add.outer(_over(starts[some], shared), parts) * info.time_base.denominator
+        ticks = -(-numerators // (shared * info.time_base.numerator))
+        table[some] = np.searchsorted(info.timestamps, ticks.astype(np.int64), side="left") - 1
+    return np.maximum(table, 0)
 
 
 def _over(times: Sequence[Fraction], denominator: int) -> np.ndarray:
