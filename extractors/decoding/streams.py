@@ -87,8 +87,8 @@ class FrameStream:
         limit = missing_limit(self.info)
         if self.missing > limit:
             raise DecodeError(
-                f"{self.info.path}: {self.missing} of {self.info.frame_count + self.info.lost} frames could not be decoded by"
-                f" {self.decoder} (at most {limit} may be missing): {reason}"
+                f"{self.info.path}: {self.missing} of {self.info.frame_count + self.info.lost} frames could not be"
+                f" decoded by {self.decoder} (at most {limit} may be missing): {reason}"
             )
 
 

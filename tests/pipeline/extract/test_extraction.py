@@ -8,11 +8,12 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from kept_pool import kept_pools
 from tiny_extraction import DIM, VIDEOS, SeededEncoder, make_videos
 
 from mesm.datasets.errors import FeatureError
@@ -46,29 +47,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-class KeptPool(DecodePool):
-    """A pool whose processes outlive a run that ended well, because their start takes longer than a run."""
-
-    kept: ClassVar[dict[int, KeptPool]] = {}
-
-    @classmethod
-    def of(cls, workers: int, **settings: Any) -> KeptPool:
-        return cls.kept.pop(workers, None) or cls(workers, **settings)
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None and self.workers not in self.kept:
-            self.kept[self.workers] = self
-        else:
-            self.close()
-
-
 @pytest.fixture(scope="module", autouse=True)
-def kept_pools() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "DecodePool", KeptPool.of)
+def processes_are_kept() -> Iterator[None]:
+    with kept_pools():
         yield
-    while KeptPool.kept:
-        KeptPool.kept.popitem()[1].close()
 
 
 @pytest.fixture
