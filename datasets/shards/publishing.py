@@ -192,7 +192,7 @@ def _try_lock(descriptor: int, kind: int, *, wait: bool = False) -> bool:
 
 
 def remove_stale_temporaries(folder: Path) -> list[Path]:
-    """Remove temporary files whose writers are dead, or that are older than a day and unlocked, and return them."""
+    """Remove temporary files whose writers are dead or that are older than a day, and return them."""
     removed = []
     with write_errors(folder):
         for path in folder.iterdir():
@@ -205,9 +205,9 @@ def remove_stale_temporaries(folder: Path) -> list[Path]:
 
 def _is_stale(path: Path, host: str, pid: int) -> bool:
     try:
-        # A clock may jump: only the lock tells that a writer is at work.
-        old = time.time() - path.stat().st_mtime > STALE_AFTER_S
-        return (old or (host == _host() and not _is_alive(pid))) and not _is_locked(path)
+        if time.time() - path.stat().st_mtime > STALE_AFTER_S:
+            return True
+        return host == _host() and not _is_alive(pid) and not _is_locked(path)
     except FileNotFoundError:
         return False
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,11 @@ from mesm.extractors.contracts import READING_RULE
 from mesm.extractors.decoding.pool import DecodePool
 from mesm.extractors.decoding.probing import probe
 from mesm.extractors.decoding.source_file import SourceFile
+from mesm.extractors.errors import ExtractorError
+from mesm.pipeline.data.stored import compact_features, verify_features
+from mesm.pipeline.extract.failures import FAILURES_FILE, Failure, read_failures
 from mesm.pipeline.extract.run import ExtractionSummary, extract_videos
+from mesm.pipeline.extract.stage import describe_failures
 from mesm.pipeline.extract.videos import collect_videos
 
 LARGE = 3 * 2**20
@@ -228,3 +234,46 @@ def test_rows_of_a_late_film_begin_with_its_first_picture(films: Path, tmp_path:
     assert record.rows == 8
     assert all(np.array_equal(features[0], features[row]) for row in (1, 2))
     assert not np.array_equal(features[0], features[5])
+
+
+def test_what_dead_writers_left_beside_the_features_is_removed(films: Path, tmp_path: Path) -> None:
+    videos, root = tmp_path / "videos", tmp_path / "features"
+    a_film(films, videos, 0)
+    extract(videos, root)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = root / f".tmp-{os.uname().nodename}@{dead.pid}-{'0' * 16}"
+    for tidy in (lambda: extract(videos, root), lambda: verify_features(root), lambda: compact_features(root)):
+        left.write_bytes(b"half")
+        tidy()
+        assert not left.exists()
+
+
+def test_error_in_the_middle_keeps_what_is_complete(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos, root = tmp_path / "videos", tmp_path / "features"
+    for number in range(4):
+        a_film(films, videos, number)
+    (videos / "film0a.mp4").write_bytes(b"no film")
+    plain = DecodePool.start
+
+    def start(self: Any, job: int, path: Path) -> None:
+        if path.stem == "film3":
+            raise ExtractorError("no process can be started")
+        plain(self, job, path)
+
+    monkeypatch.setattr(DecodePool, "start", start)
+    with pytest.raises(ExtractorError, match="no process"):
+        extract(videos, root)
+    assert "film0" in stored(root)
+    assert [entry["video_id"] for entry in read_failures(root / FAILURES_FILE)] == ["film0a"]
+
+
+def test_many_failures_are_summed_up(tmp_path: Path) -> None:
+    failed = [Failure(f"v{n}", Path(f"v{n}.mp4"), "probe" if n % 2 else "decode", "torn") for n in range(100_000)]
+    lines = describe_failures(failed, tuple(f"w{n}" for n in range(100_000)), Path("features"))
+    assert len(lines) <= 12
+    assert lines[0] == "v0: decode: torn"
+    assert lines[10] == ("99990 more videos (decode 49995, probe 49995); features/failures.json lists all of them")
+    assert describe_failures(failed[:3], (), Path("features")) == [f"v{n}: {failed[n].reason}: torn" for n in range(3)]
