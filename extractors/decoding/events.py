@@ -1,4 +1,4 @@
-"""What a pool of decode processes tells of its videos."""
+"""What a pool of decode processes is asked for, and what it tells of its videos."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mesm.extractors.contracts import VideoInfo
+from mesm.extractors.contracts import FrameTransform, VideoInfo
 from mesm.extractors.decoding.source_file import SourceFile
 from mesm.extractors.errors import VideoError
+
+
+@dataclass(frozen=True)
+class FrameOutput:
+    """Which frames to hand back, and how."""
+
+    transform: FrameTransform | None
+    """Applied while decoding; None hands back full frames at display size."""
+    wanted: np.ndarray
+    """(n,) int64 frame numbers, ascending and distinct."""
 
 
 @dataclass(frozen=True)

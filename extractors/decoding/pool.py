@@ -38,9 +38,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from mesm.extractors.contracts import VideoInfo
-from mesm.extractors.decoding.events import DecodedFrame, Event, Failed, Finished, Probed, Restarted
+from mesm.extractors.decoding.events import DecodedFrame, Event, Failed, Finished, FrameOutput, Probed, Restarted
 from mesm.extractors.decoding.frame_ring import FrameRing, ring_bytes
-from mesm.extractors.decoding.process import FrameOutput
 from mesm.extractors.errors import (
     DecodeError,
     DecodeMemoryError,

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mesm.extractors.contracts import FrameTransform, VideoInfo
-from mesm.extractors.decoding.events import DecodedFrame, Failed, Probed, Restarted
+from mesm.extractors.decoding.events import DecodedFrame, Failed, FrameOutput, Probed, Restarted
 from mesm.extractors.decoding.pool import DecodePool
-from mesm.extractors.decoding.process import FrameOutput
 
 THUMBNAILS = 12
 THUMBNAIL_HEIGHT = 90

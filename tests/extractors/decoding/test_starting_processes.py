@@ -57,7 +57,7 @@ def test_processes_that_never_begin_are_an_error_with_their_words(
     monkeypatch.setattr(decoding, "_CHILD_PROGRAM", dying(count, 100))
     with DecodePool() as pool:
         pool.start(0, film)
-        with pytest.raises(ExtractorError, match="3 decode processes ended before they began.*status -9: no memory"):
+        with pytest.raises(ExtractorError, match=r"^3 decode processes ended before they began.*status -9: no memory"):
             pool.next_event()
     assert count.stat().st_size == decoding.FALSE_STARTS
 
