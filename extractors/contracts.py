@@ -56,7 +56,7 @@ class VideoInfo:
     track: int | None = None
     """Index of the stream that holds the pictures; None for a video that is no file."""
     upright: tuple[tuple[str, str], ...] = ()
-    """ffmpeg filters (name, arguments) that turn and mirror the coded picture for display."""
+    """ffmpeg filters (name, arguments) that crop, turn and mirror the decoded picture for display."""
     lost: int = 0
     """Frames that the file announces and does not hold."""
     rule: int = 0

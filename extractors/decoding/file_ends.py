@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import av
 
+from mesm.extractors.decoding.nested_elements import boxes, read_vint
 from mesm.extractors.decoding.packets import MADE_UP_TIMES, FilePackets, Packets
 from mesm.extractors.errors import ProbeError
 
@@ -138,8 +139,8 @@ def _is_held(container: Any, stream: Any, packets: Packets, path: Path, held_s: 
 def _matroska_end(file: IO[bytes], size: int) -> int | None:
     """Return where the segment ends; None when its size is not known, as while it is recorded."""
     while file.tell() < _LARGEST_PREFIX:
-        element = _vint(file, keep_marker=True)
-        length = _vint(file, keep_marker=False)
+        element = read_vint(file, keep_marker=True)
+        length = read_vint(file, keep_marker=False)
         if element is None or length is None:
             return None
         if element == _SEGMENT:
@@ -148,38 +149,13 @@ def _matroska_end(file: IO[bytes], size: int) -> int | None:
     return None
 
 
-def _vint(file: IO[bytes], keep_marker: bool) -> int | None:
-    """Read one of EBML's numbers of 1 to 8 bytes; None at the end, or when it stands for an unknown size."""
-    first = file.read(1)
-    if not first or not first[0]:
-        return None
-    more = 8 - first[0].bit_length()
-    rest = file.read(more)
-    if len(rest) < more:
-        return None
-    value = int.from_bytes(first + rest, "big")
-    marker = 1 << 7 * (more + 1)
-    if keep_marker:
-        return value
-    return None if value == 2 * marker - 1 else value - marker
-
-
 def _boxes_end(file: IO[bytes], size: int) -> int | None:
     """Return where the last box of an MP4 or MOV file ends; None for fragments, which may be cut between two."""
     place = 0
-    while place + 8 <= size:
-        file.seek(place)
-        length, kind = struct.unpack(">I4s", file.read(8))
+    for kind, _, end in boxes(file, 0, size):
         if kind == b"moof":
             return None
-        if length == 0:
-            return size
-        if length == 1:
-            wide = file.read(8)
-            length = int.from_bytes(wide, "big") if len(wide) == 8 else size
-        if length < 8:
-            return None
-        place += length
+        place = end
     return place
 
 

@@ -29,6 +29,7 @@ from av.codec.context import Flags
 from av.error import FFmpegError
 
 from mesm.extractors.contracts import READING_RULE, VideoInfo
+from mesm.extractors.decoding.container_crop import container_crop
 from mesm.extractors.decoding.file_ends import check_end, declared_end, end_tolerance, lost_frames
 from mesm.extractors.decoding.packets import FilePackets, choose_track, read_packets, reason, video_streams
 from mesm.extractors.decoding.picture_shape import PLAIN_TURNS, Filters, display_matrix, display_size, upright
@@ -59,7 +60,7 @@ class _Geometry:
     """What the first decoded frame tells of the picture."""
 
     width: int
-    """Pixels as coded, cropped; as is `height`."""
+    """Pixels of the coded picture that are shown, as is `height`."""
     height: int
     pixel_format: str
     time: int | None
@@ -81,7 +82,8 @@ def probe(path: Path, on_progress: Callable[[], None] = lambda: None) -> VideoIn
         found = read_packets(container, path, on_progress)
         stream = choose_track(streams, found, path)
         held_to = check_end(container, stream, found, path)
-        geometry = _geometry(path, stream.index)
+        shown = [one.index for one in container.streams.video].index(stream.index)
+        geometry = _geometry(path, container.format.name.split(",")[0], stream.index, shown)
         return _describe(path, container, stream, geometry, found, held_to)
 
 
@@ -128,8 +130,8 @@ def _too_large(path: Path, width: int, height: int) -> str:
     return f"{path}: pictures of {width}x{height} pixels are too large to decode; the most is {MAX_PIXELS:,} pixels"
 
 
-def _geometry(path: Path, track: int) -> _Geometry:
-    """Decode the first frame and see how it is to be shown."""
+def _geometry(path: Path, container: str, track: int, video: int) -> _Geometry:
+    """Decode the first frame of a track, which is the `video`-th with pictures, and see how it is to be shown."""
     frame, size = _first_frame(path, track, exact_crop=False)
     rule = 0
     if size != (frame.width, frame.height):
@@ -141,7 +143,13 @@ def _geometry(path: Path, track: int) -> _Geometry:
     rotation, filters = upright(matrix)
     if filters not in PLAIN_TURNS or (matrix is None and frame.side_data.get("DISPLAYMATRIX") is not None):
         rule = READING_RULE
-    return _Geometry(frame.width, frame.height, frame.format.name, frame.pts, rotation, filters, rule)
+    width, height = frame.width, frame.height
+    crop = container_crop(path, container, video, width, height)
+    if crop is not None:
+        rule = READING_RULE
+        width, height = width - crop.left - crop.right, height - crop.top - crop.bottom
+        filters = (crop.filter, *filters)
+    return _Geometry(width, height, frame.format.name, frame.pts, rotation, filters, rule)
 
 
 def _first_frame(path: Path, track: int, exact_crop: bool) -> tuple[Any, tuple[int, int]]:

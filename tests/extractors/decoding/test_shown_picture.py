@@ -17,6 +17,8 @@ from media import MPEG4, X264, Film, ffmpeg, make_film
 from reading import read_film
 
 from mesm.extractors.contracts import READING_RULE
+from mesm.extractors.decoding.container_crop import container_crop
+from mesm.extractors.decoding.file_ends import is_whole
 from mesm.extractors.decoding.probing import MAX_PIXELS, probe
 from mesm.extractors.decoding.streams import open_stream
 
@@ -209,3 +211,73 @@ def test_pixels_that_are_stretched_beyond_the_limit_are_refused(tmp_path: Path) 
     error = read_film(path).error
     assert error is not None
     assert "32768x4096 pixels are too large" in str(error)
+
+
+BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1")
+HEADERS = {b"stsd": 8, b"avc1": 78}
+
+
+def with_aperture(path: Path, width: int, height: int, right: int, below: int) -> Path:
+    """Add a clean aperture, off the centre by so many pixels, to an MP4 film whose tables stand at its end."""
+    content = bytearray(path.read_bytes())
+    box = struct.pack(">I4s8i", 40, b"clap", width, 1, height, 1, right, 1, below, 1)
+    start, end = 0, len(content)
+    for kind in BOXES:
+        place = start
+        while content[place + 4 : place + 8] != kind:
+            place += int.from_bytes(content[place : place + 4], "big")
+            assert place < end
+        size = int.from_bytes(content[place : place + 4], "big")
+        content[place : place + 4] = (size + len(box)).to_bytes(4, "big")
+        start, end = place + 8 + HEADERS.get(kind, 0), place + size
+    content[end:end] = box
+    target = path.with_name(f"aperture-{path.name}")
+    target.write_bytes(content)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("aperture", "part"),
+    [((128, 96, -6, 4), "128:96:10:16"), ((160, 100, 0, 0), "160:100:0:10")],
+)
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_part_that_the_container_shows_is_cut_out(
+    suffix: str, aperture: tuple[int, int, int, int], part: str, tmp_path: Path
+) -> None:
+    plain = pattern(tmp_path / "plain.mp4", "-bf", "0")
+    path = with_aperture(plain, *aperture)
+    if suffix == "mkv":
+        ffmpeg("-i", str(path), "-c", "copy", str(path.with_suffix(".mkv")))
+        path = path.with_suffix(".mkv")
+        if b"\x54\xaa" not in path.read_bytes():
+            pytest.skip("this ffmpeg writes no crop into Matroska")
+    info = probe(path)
+    assert (info.width, info.height, info.rule) == (*aperture[:2], READING_RULE)
+    raw = ffmpeg("-i", str(plain), "-vf", f"crop={part}", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    expected = np.frombuffer(raw, np.uint8).reshape(-1, info.height, info.width, 3)
+    with open_stream(info) as stream:
+        frames = np.stack([rgb for _, rgb in stream])
+    assert frames.shape == expected.shape
+    assert np.abs(frames.astype(int) - expected).mean() < 1
+
+
+@pytest.mark.parametrize("aperture", [(1000, 96, 0, 0), (128, 96, 100, 0), (160, 120, 0, 0), (0, 0, 0, 0)])
+def test_part_that_cannot_be_is_passed_over(aperture: tuple[int, int, int, int], tmp_path: Path) -> None:
+    info = probe(with_aperture(pattern(tmp_path / "plain.mp4"), *aperture))
+    assert (info.width, info.height, info.rule) == (160, 120, 0)
+
+
+def test_damaged_structure_makes_no_other_error(tmp_path: Path) -> None:
+    film = with_aperture(pattern(tmp_path / "plain.mp4"), 128, 96, -6, 4)
+    ffmpeg("-i", str(film), "-c", "copy", str(tmp_path / "film.mkv"))
+    generator = np.random.default_rng(5)
+    for source_path, container in ((film, "mov"), (tmp_path / "film.mkv", "matroska")):
+        content = source_path.read_bytes()
+        path = tmp_path / "damaged"
+        for _ in range(150):
+            damaged = np.frombuffer(content, np.uint8)[: generator.integers(1, len(content))].copy()
+            damaged[generator.integers(0, len(damaged), 40)] = generator.integers(0, 256, 40)
+            path.write_bytes(damaged.tobytes())
+            crop = container_crop(path, container, 0, 160, 120)
+            assert crop is None or (crop.left + crop.right < 160 and crop.top + crop.bottom < 120)
+            assert is_whole(path) in (True, False)
