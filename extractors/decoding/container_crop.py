@@ -72,8 +72,8 @@ def _clean_aperture(file: IO[bytes], size: int, video: int, width: int, height: 
 def _sample_entries(file: IO[bytes], size: int) -> Iterator[tuple[int, int]]:
     """Yield where the boxes of the first sample entry of each video track begin and end."""
     for _, start, end in _inside(file, (0, size), b"moov", b"trak"):
-        (handler,) = list(_inside(file, (start, end), b"mdia", b"hdlr"))[:1] or [None]
-        (description,) = list(_inside(file, (start, end), b"mdia", b"minf", b"stbl", b"stsd"))[:1] or [None]
+        handler = next(_inside(file, (start, end), b"mdia", b"hdlr"), None)
+        description = next(_inside(file, (start, end), b"mdia", b"minf", b"stbl", b"stsd"), None)
         if handler is None or description is None:
             continue
         file.seek(handler[1] + 8)
