@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -114,14 +113,14 @@ def interval_rows(info: VideoInfo, clip_len_s: float, frames_per_row: int) -> np
     last frame. Before the first picture there are as many of it as its start holds at the video's rate.
     """
     lead = _round_half_up(info.start_s * info.fps)
+    centres = lead + image_rows(info, clip_len_s)
     if lead:
-        begin = round(info.start_s / info.time_base)
-        ticks = np.concatenate([np.arange(lead) * begin // lead, begin + info.timestamps])
-        filled = replace(info, timestamps=ticks, start_s=Fraction(0))
-        return np.maximum(interval_rows(filled, clip_len_s, frames_per_row) - lead, 0)
-    centres = image_rows(info, clip_len_s)
-    starts = np.clip(centres - (frames_per_row - 1) // 2, 0, max(info.frame_count - frames_per_row, 0))
-    return np.minimum(starts + np.arange(frames_per_row), info.frame_count - 1)
+        for row, time in enumerate(_centres(info, exact_seconds(clip_len_s))):
+            if time > info.start_s:
+                break
+            centres[row] = max(_ceil(time * lead / info.start_s) - 1, 0)
+    starts = np.clip(centres - (frames_per_row - 1) // 2, 0, max(lead + info.frame_count - frames_per_row, 0))
+    return np.clip(starts + np.arange(frames_per_row) - lead, 0, info.frame_count - 1)
 
 
 def slowfast_parity_rows(info: VideoInfo, clip_len_s: float) -> np.ndarray:

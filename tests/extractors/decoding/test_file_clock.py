@@ -162,6 +162,13 @@ def test_film_beyond_the_limit_is_refused_by_its_length(tmp_path: Path) -> None:
     assert "lasts 3000001 s" in str(error)
 
 
+def test_rate_that_cannot_be_fills_no_memory_before_the_first_picture() -> None:
+    late = replace(steady(2, Fraction(3600)), fps=Fraction(10**9))
+    rows = interval_rows(late, 2.0, 16)
+    assert rows.shape == (1800, 16)
+    assert (rows <= 1).all()
+
+
 def test_tables_of_many_rows_are_those_of_few() -> None:
     long = steady(400_000)
     rows = clip_rows(replace(long), 1.0, 4, Fraction(1))
