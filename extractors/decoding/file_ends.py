@@ -28,6 +28,9 @@ MISSING_END_SHARE = 0.02
 LARGEST_STEP_BACK_S = 0.5
 """Seconds by which decoding times may run backwards; joined or damaged files exceed it."""
 
+_WHOLE_FILE = frozenset({"matroska,webm", "mpegts", "mpeg", "flv"})
+"""Demuxers that know the length of the file alone, which libavformat then ascribes to streams that begin late."""
+
 LONGEST_HELD_S = 6 * 3600
 """A last picture that is declared to stay on for longer is taken for a damaged header."""
 
@@ -61,7 +64,7 @@ def check_end(container: Any, stream: Any, found: FilePackets, path: Path) -> Fr
     if not held:
         return None
     begin = found.begin(container)
-    if stream.duration and "matroska" not in container.format.name:
+    if stream.duration and container.format.name not in _WHOLE_FILE:
         return int(packets.shown[0]) * Fraction(stream.time_base) + stream.duration * Fraction(stream.time_base) - begin
     return Fraction(container.duration, av.time_base) - begin
 
@@ -84,7 +87,7 @@ def declared_end(container: Any, stream: Any, found: FilePackets) -> tuple[float
     if container.format.name == "asf" and stream.duration:
         # Each of its streams declares the length of the file.
         return float(stream.duration * stream.time_base), found.end_s
-    if stream.duration and "matroska" not in container.format.name:
+    if stream.duration and container.format.name not in _WHOLE_FILE:
         last = int(packets.timestamps[-1]) + packets.last_duration
         return float(stream.duration * stream.time_base), float(last * stream.time_base)
     if container.duration:

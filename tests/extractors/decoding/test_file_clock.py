@@ -26,19 +26,19 @@ from mesm.pipeline.report.thumbnails import thumbnails
 
 RATE = 25
 COUNT = 50
-SINE = ("-f", "lavfi", "-t", "3.5", "-i", "sine")
 
 
 def late_film(folder: Path, suffix: str, offset_s: float, codec: tuple[str, ...] = X264, sound: str = "aac") -> Path:
-    """Make a film of 50 painted frames whose pictures begin `offset_s` after the sound."""
+    """Make a film of 50 painted frames whose pictures begin `offset_s` after the sound, and end with it."""
+    sine = ("-f", "lavfi", "-t", str(offset_s + 2), "-i", "sine")
     silent = make_film(Film("silent.mkv", (*codec, *(("-bf", "0") if codec is X264 else ()))), folder)
     path = folder / f"late.{suffix}"
-    inputs = ("-itsoffset", str(offset_s), "-i", str(silent), *SINE)
+    inputs = ("-itsoffset", str(offset_s), "-i", str(silent), *sine)
     ffmpeg(*inputs, "-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", sound, str(path))
     return path
 
 
-@pytest.mark.parametrize("offset_s", [0.2, 1.5])
+@pytest.mark.parametrize("offset_s", [0.2, 1.5, 11.0])
 @pytest.mark.parametrize(
     ("suffix", "codec", "sound"),
     [
