@@ -28,8 +28,11 @@ MISSING_END_SHARE = 0.02
 LARGEST_STEP_BACK_S = 0.5
 """Seconds by which decoding times may run backwards; joined or damaged files exceed it."""
 
-_WHOLE_FILE = frozenset({"matroska,webm", "mpegts", "mpeg", "flv"})
+_WHOLE_FILE = frozenset({"matroska,webm", "flv"})
 """Demuxers that know the length of the file alone, which libavformat then ascribes to streams that begin late."""
+
+_UNDECLARED = frozenset({"mpegts", "mpeg"})
+"""Demuxers whose files declare no length: libavformat estimates it from some packets."""
 
 LONGEST_HELD_S = 6 * 3600
 """A last picture that is declared to stay on for longer is taken for a damaged header."""
@@ -84,6 +87,8 @@ def _refuse_shortened(path: Path, packets: Packets, declared_by_header: bool) ->
 def declared_end(container: Any, stream: Any, found: FilePackets) -> tuple[float, float]:
     """Return where the header says that the video ends, or else the file, and where its packets do, in seconds."""
     packets = found.tracks[stream.index]
+    if container.format.name in _UNDECLARED:
+        return found.end_s, found.end_s
     if container.format.name == "asf" and stream.duration:
         # Each of its streams declares the length of the file.
         return float(stream.duration * stream.time_base), found.end_s
