@@ -63,7 +63,8 @@ def test_first_picture_is_where_a_player_shows_it(
     # Containers move sound, which has a frame of silence before it, to their start.
     assert offset_s - 0.001 <= info.start_s <= offset_s + 0.07
     assert info.timestamps[0] == 0
-    assert info.duration_s == pytest.approx(float(info.start_s) + COUNT / RATE, abs=0.002)
+    # Not every container says how long its last picture stays.
+    assert info.duration_s == pytest.approx(float(info.start_s) + COUNT / RATE, abs=1 / RATE)
     assert info.rule == READING_RULE
 
 
