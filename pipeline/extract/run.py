@@ -41,7 +41,6 @@ from mesm.extractors.decoding.pool import (
 from mesm.extractors.decoding.resizing import apply_transform
 from mesm.extractors.decoding.source_file import SourceFile
 from mesm.extractors.errors import DecodeMemoryError, EncoderError, ProbeError
-from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.extract.failures import FAILURES_FILE, Failure, record_failures
 from mesm.pipeline.extract.lane import EncoderLane, Stored
 from mesm.pipeline.extract.rows import checked_plan
@@ -114,10 +113,14 @@ def extract_videos(
         run = _Extraction(select_videos(videos), lanes, pool, torch.device(device), on_progress)
         try:
             run.run()
-        except BaseException:
+        except KeyboardInterrupt:
             pool.close()
-            # What ended the run is what the user must hear of, not that its consequence could not be written either.
-            with contextlib.suppress(FeatureError, PipelineError):
+            run.finish()
+            raise
+        except Exception:
+            pool.close()
+            # What ended the run is what the user must hear of, also where it keeps this from being written.
+            with contextlib.suppress(Exception):
                 run.finish()
             raise
         run.finish()
