@@ -78,9 +78,9 @@ def probe(path: Path, on_progress: Callable[[], None] = lambda: None) -> VideoIn
     """
     with open_container(path) as container:
         streams = video_streams(container, path)
-        _refuse_huge(streams, path)
         found = read_packets(container, path, on_progress)
         stream = choose_track(streams, found, path)
+        _refuse_huge(stream, path)
         held_to = check_end(container, stream, found, path)
         shown = [one.index for one in container.streams.video].index(stream.index)
         geometry = _geometry(path, container.format.name.split(",")[0], stream.index, shown)
@@ -118,12 +118,11 @@ def open_track(path: Path, track: int, threads: int = 0, exact_crop: bool = True
     return container, streams[track]
 
 
-def _refuse_huge(streams: Iterable[Any], path: Path) -> None:
+def _refuse_huge(stream: Any, path: Path) -> None:
     """Refuse pictures whose stated size is beyond the bound; where none is stated, it holds as they are decoded."""
-    for stream in streams:
-        width, height = stream.codec_context.width, stream.codec_context.height
-        if width * height > MAX_PIXELS:
-            raise ProbeError(_too_large(path, width, height))
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise ProbeError(_too_large(path, width, height))
 
 
 def _too_large(path: Path, width: int, height: int) -> str:
