@@ -20,6 +20,13 @@ ResizeMode = Literal["device", "swscale", "pil", "none"]
 Smoothing = Literal["bicubic", "bilinear"]
 SamplingMode = Literal["clean", "parity"]
 
+READING_RULE = 1
+"""Version of the rules by which files are read: it grows when some files' pictures or times are read otherwise.
+
+Rule 1: seconds count from the container's start, not from the first picture; mirrors, and one track of several, are
+shown as a player shows them.
+"""
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -32,7 +39,7 @@ class VideoInfo:
     fps: Fraction
     """Average frame rate: frames per second between the first and the last presentation time."""
     duration_s: float
-    """From the first frame's start to the last frame's end."""
+    """From the file's start, as a player shows it, to the last frame's end."""
     timestamps: np.ndarray
     """(n,) int64, presentation times in ticks of `time_base`, ascending, the first one is 0."""
     time_base: Fraction
@@ -43,6 +50,18 @@ class VideoInfo:
     """Degrees to turn the coded picture counter-clockwise for display: 0, 90, 180 or 270."""
     decoder: str
     """`decord` or `pyav`: which one will decode this file."""
+    start_s: Fraction = Fraction(0)
+    """From the file's start to the first frame: what begins earlier is sound, say."""
+    origin: int = 0
+    """The first frame's presentation time as the file states it, in ticks of `time_base`."""
+    track: int | None = None
+    """Index of the stream that holds the pictures; None for a video that is no file."""
+    upright: tuple[tuple[str, str], ...] = ()
+    """ffmpeg filters (name, arguments) that crop, turn and mirror the decoded picture for display."""
+    lost: int = 0
+    """Frames that the file announces and does not hold."""
+    rule: int = 0
+    """The first version of the reading rules (`READING_RULE`) that reads this file as it is read now."""
 
     @property
     def frame_count(self) -> int:

@@ -95,7 +95,7 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         return OK
     except OSError as error:
-        say(f"error: {error.filename or 'file'}: {error.strerror or error}")
+        say(f"error: {error.filename or 'standard output, or a temporary file'}: {error.strerror or error}")
         return USAGE
     except Exception as error:
         if not isinstance(error, _users_mistakes()):

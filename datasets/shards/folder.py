@@ -298,6 +298,8 @@ def _plain_arrays(key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nd
         raise FeatureError(f"{key}: expected one array (rows, dim) called {' or '.join(ROW_ARRAYS)}, found {found}")
     for name in arrays:
         check_key(name)
+        if "/" in name:
+            raise FeatureError(f"{key}: an array cannot be called {name!r}: it holds a slash")
     return {name: plain_array(array) for name, array in arrays.items()}
 
 

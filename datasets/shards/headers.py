@@ -107,11 +107,11 @@ class ShardHeader:
 
 
 def check_key(key: str) -> None:
-    """Raise FeatureError for a key that cannot be the name of a file, or would leave its folder as one."""
-    if not key or key in (".", ".."):
-        raise FeatureError(f"the id {key!r} cannot be a key of features: it is not a name")
-    if any(character in "/\\" or ord(character) < 32 for character in key):
-        raise FeatureError(f"the id {key!r} cannot be a key of features: it holds a slash or a control character")
+    """Raise FeatureError for a key that cannot be a file's path below a folder, such as `a` or `sub/a`."""
+    if any(part in ("", ".", "..") for part in key.split("/")):
+        raise FeatureError(f"the id {key!r} cannot be a key of features: it is no name, nor a path below a folder")
+    if any(character == "\\" or ord(character) < 32 for character in key):
+        raise FeatureError(f"the id {key!r} cannot be a key of features: it holds a backslash or a control character")
     try:
         size = len(key.encode())
     except UnicodeEncodeError:

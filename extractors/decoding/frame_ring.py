@@ -43,9 +43,12 @@ class FrameRing:
         return cls(descriptor)
 
     def grow(self, slot_bytes: int) -> int:
-        """Lay the memory out in slots of this size, enlarging it where needed; return how many there are."""
-        slots = min(max(RING_BYTES // slot_bytes, 2), MAX_SLOTS)
-        needed = _HEADER_BYTES + slots * slot_bytes
+        """Lay the memory out in slots of this size, enlarging it where needed; return how many there are.
+
+        OSError when the system does not give that much.
+        """
+        slots = _slots(slot_bytes)
+        needed = ring_bytes(slot_bytes)
         if needed > os.fstat(self.descriptor).st_size:
             os.ftruncate(self.descriptor, needed)
         self.lay_out(slot_bytes)
@@ -78,3 +81,12 @@ class FrameRing:
         # The mapping lives as long as the arrays that show it.
         mapped = mmap.mmap(self.descriptor, os.fstat(self.descriptor).st_size)
         return np.frombuffer(mapped, dtype=np.uint8)
+
+
+def ring_bytes(slot_bytes: int) -> int:
+    """Return the bytes of a ring with slots of this size."""
+    return _HEADER_BYTES + _slots(slot_bytes) * slot_bytes
+
+
+def _slots(slot_bytes: int) -> int:
+    return min(max(RING_BYTES // slot_bytes, 2), MAX_SLOTS)

@@ -20,6 +20,7 @@ for a free slot does not count. Children end with their parent, even when it is 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -36,12 +37,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-import numpy as np
-
 from mesm.extractors.contracts import VideoInfo
-from mesm.extractors.decoding.frame_ring import FrameRing
-from mesm.extractors.decoding.probing import SourceFile
-from mesm.extractors.decoding.process import FrameOutput
+from mesm.extractors.decoding.events import DecodedFrame, Event, Failed, Finished, FrameOutput, Probed, Restarted
+from mesm.extractors.decoding.frame_ring import FrameRing, ring_bytes
 from mesm.extractors.errors import (
     DecodeError,
     DecodeMemoryError,
@@ -60,6 +58,9 @@ MAX_FRAME_BYTES = 1024**3
 START_TIMEOUT_S = 300.0
 """Seconds that a process may take to start and import."""
 
+FALSE_STARTS = 3
+"""Processes one after the other that may end before they began: memory may be short for a moment."""
+
 _CHECK_S = 0.25
 _EXIT_S = 2.0
 _ERRORS = (ProbeError, DecodeError, DecodeTimeoutError, DecodeMemoryError, VideoChangedError)
@@ -67,54 +68,6 @@ _CHILD_PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[4]);"
     "from mesm.extractors.decoding.process import serve; serve(*map(int, sys.argv[1:4]))"
 )
-
-
-@dataclass(frozen=True)
-class Probed:
-    """A video was measured; it waits for `DecodePool.decode` or `DecodePool.dismiss`."""
-
-    job: int
-    info: VideoInfo
-    source: SourceFile
-
-
-@dataclass(frozen=True)
-class DecodedFrame:
-    """One frame of one output."""
-
-    job: int
-    output: int
-    number: int
-    pixels: np.ndarray
-    """(height, width, 3) uint8 RGB, a view into shared memory: copy what must outlive the next event."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """All frames of a video were handed back, and its file did not change meanwhile."""
-
-    job: int
-    decoder: str
-    missing: int
-    """Frames that could not be decoded and show the picture before."""
-
-
-@dataclass(frozen=True)
-class Restarted:
-    """What was handed back of this video is void: decord failed, and PyAV begins again with `Probed`."""
-
-    job: int
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A video cannot be decoded."""
-
-    job: int
-    error: VideoError
-
-
-Event = Probed | DecodedFrame | Finished | Restarted | Failed
 
 
 @dataclass
@@ -192,6 +145,7 @@ class DecodePool:
         self._events: deque[tuple[Event, _Worker | None, _Job, int]] = deque()
         self._lent: tuple[_Worker, int] | None = None
         self._checked = time.monotonic()
+        self._false_starts = 0
 
     def __enter__(self) -> DecodePool:
         return self
@@ -224,7 +178,8 @@ class DecodePool:
     def decode(self, probed: Probed, outputs: Sequence[FrameOutput]) -> None:
         """Answer `Probed`: decode the video and hand back these frames, each output's in ascending order.
 
-        Raises DecodeMemoryError when the frames are too large; the video is dismissed then.
+        Raises DecodeMemoryError when the frames are too large, or shared memory for them is not to be had; the video is
+        dismissed then.
         """
         slot_bytes = max(_frame_bytes(probed.info, output) for output in outputs)
         if slot_bytes > MAX_FRAME_BYTES:
@@ -233,7 +188,12 @@ class DecodePool:
             raise DecodeMemoryError(f"{probed.info.path}: frames of {size} pixels are too large to decode")
         worker = self._worker_of(probed)
         if worker is not None:
-            worker.busy, worker.free = True, worker.ring.grow(slot_bytes)
+            try:
+                free = worker.ring.grow(slot_bytes)
+            except OSError as error:
+                self.dismiss(probed)
+                raise DecodeMemoryError(_no_memory(probed.info.path, slot_bytes, error)) from error
+            worker.busy, worker.free = True, free
             worker.send(("decode", list(outputs), self.threads, worker.free, slot_bytes))
 
     def dismiss(self, probed: Probed) -> None:
@@ -314,6 +274,7 @@ class DecodePool:
             return
         if message == ("ready",):
             worker.ready, worker.asked = True, time.monotonic()
+            self._false_starts = 0
         elif worker.job is not None and message != ("dismissed",):
             event, slot = _read_event(message, worker, worker.job)
             self._events.append((event, worker, worker.job, slot))
@@ -327,8 +288,15 @@ class DecodePool:
         lingers = worker.process.poll() is None
         complaint, status = worker.last_complaint(), worker.end()
         if not worker.ready:
-            raise ExtractorError(f"a decode process ended before it began (status {status}): {complaint}")
-        if worker.job is not None:
+            self._false_starts += 1
+            if self._false_starts >= FALSE_STARTS:
+                raise ExtractorError(
+                    f"{FALSE_STARTS} decode processes ended before they began, the last with status {status}: "
+                    f"{complaint}"
+                )
+            if worker.job is not None:
+                self._assign(worker.job)
+        elif worker.job is not None:
             failed = Failed(worker.job.number, _death(worker.job.path, 0 if lingers else status))
             self._events.append((failed, None, worker.job, 0))
 
@@ -367,6 +335,13 @@ def _read_event(message: tuple[Any, ...], worker: _Worker, job: _Job) -> tuple[E
 
 
 def _start_worker() -> _Worker:
+    try:
+        return _try_to_start_worker()
+    except OSError as error:
+        raise ExtractorError(f"no decode process can be started: {error.strerror or error}") from error
+
+
+def _try_to_start_worker() -> _Worker:
     ours, theirs = socket.socketpair()
     ring = FrameRing.create()
     complaints = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
@@ -388,6 +363,12 @@ def _start_worker() -> _Worker:
 def _frame_bytes(info: VideoInfo, output: FrameOutput) -> int:
     height, width = output.transform.crop if output.transform else (info.height, info.width)
     return height * width * 3
+
+
+def _no_memory(path: Path, slot_bytes: int, error: OSError) -> str:
+    needed = ring_bytes(slot_bytes) / 2**20
+    limit = "; raise the limit on the size of files (ulimit -f unlimited)" if error.errno == errno.EFBIG else ""
+    return f"{path}: {needed:.0f} MiB of shared memory for its frames are not to be had: {error.strerror}{limit}"
 
 
 def _death(path: Path, status: int) -> VideoError:

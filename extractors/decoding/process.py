@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 from collections.abc import Collection, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, Queue
@@ -27,10 +27,12 @@ import av
 import numpy as np
 import torch
 
-from mesm.extractors.contracts import FrameTransform, VideoInfo
+from mesm.extractors.contracts import VideoInfo
+from mesm.extractors.decoding.events import FrameOutput
 from mesm.extractors.decoding.frame_ring import FrameRing
-from mesm.extractors.decoding.probing import SourceFile, probe
+from mesm.extractors.decoding.probing import probe
 from mesm.extractors.decoding.resizing import apply_transform, scaled_size
+from mesm.extractors.decoding.source_file import SourceFile
 from mesm.extractors.decoding.streams import FrameStream, Picture, open_stream
 from mesm.extractors.errors import DecodeError, DecodeMemoryError, VideoError
 
@@ -43,16 +45,6 @@ AHEAD_BYTES = 64 * 2**20
 LEAST_AHEAD = 2
 
 _PR_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True)
-class FrameOutput:
-    """Which frames to hand back, and how."""
-
-    transform: FrameTransform | None
-    """Applied while decoding; None hands back full frames at display size."""
-    wanted: np.ndarray
-    """(n,) int64 frame numbers, ascending and distinct."""
 
 
 def serve(connection_descriptor: int, ring_descriptor: int, parent: int) -> None:
@@ -106,7 +98,7 @@ class _Decoding:
         self._free: list[int] = []
 
     def run(self) -> tuple[object, ...]:
-        source = SourceFile.of(self._path)
+        source = SourceFile.of(self._path).hashed(self._ring.beat)
         info = probe(self._path, self._ring.beat)
         if self._decoder is not None:
             info = replace(info, decoder=self._decoder)

@@ -5,10 +5,11 @@ tables repeat what the released CLIP and SlowFast features did, quirks included:
 `fps` filter, then indexed as the code that made those features does (HERO_Video_Feature_Extractor,
 github.com/linjieli222/HERO_Video_Feature_Extractor).
 
-Row n stands for the seconds [n * clip_len, (n + 1) * clip_len). The frame of a time t is the last one
-presented before t, or frame 0 when there is none. All arithmetic is in integers and rationals, so that a
-table never depends on rounding; a clip length given as a float is taken for the nearest fraction with a
-denominator up to 10^6.
+Row n stands for the seconds [n * clip_len, (n + 1) * clip_len), counted from the file's start as a player shows
+it. The frame of a time t is the last one presented before t, or frame 0 when there is none: where pictures begin
+later than the file, the rows before show the first picture, as a constant-rate output of ffmpeg does. All
+arithmetic is in integers and rationals, so that a table never depends on rounding; a clip length given as a float
+is taken for the nearest fraction with a denominator up to 10^6.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ SLOWFAST_STRIDE = 2
 """Frames at 30 fps between two frames of a SlowFast 8x8 clip."""
 
 _SHORT_VIDEO_SLACK = Fraction(1, 10)
+_ROWS_AT_A_TIME = 8192
 
 
 def exact_seconds(seconds: float | Fraction) -> Fraction:
@@ -43,8 +45,8 @@ def exact_seconds(seconds: float | Fraction) -> Fraction:
 
 
 def exact_duration(info: VideoInfo) -> Fraction:
-    """Return the video's duration in seconds as a whole number of its time base's ticks."""
-    return round(Fraction(info.duration_s) / info.time_base) * info.time_base
+    """Return the video's duration in seconds: its start and a whole number of its time base's ticks."""
+    return info.start_s + round((Fraction(info.duration_s) - info.start_s) / info.time_base) * info.time_base
 
 
 def row_count(info: VideoInfo, clip_len_s: float | Fraction) -> int:
@@ -108,11 +110,17 @@ def interval_rows(info: VideoInfo, clip_len_s: float, frames_per_row: int) -> np
     """Return the (rows, frames_per_row) int64 clean table of consecutive frames: C3D's intervals of 128.
 
     An interval lies around the clip's centre, shifted to stay inside the video. A shorter video repeats its
-    last frame.
+    last frame. Before the first picture there are as many of it as its start holds at the video's rate.
     """
-    centres = image_rows(info, clip_len_s)
-    starts = np.clip(centres - (frames_per_row - 1) // 2, 0, max(info.frame_count - frames_per_row, 0))
-    return np.minimum(starts + np.arange(frames_per_row), info.frame_count - 1)
+    lead = _round_half_up(info.start_s * info.fps)
+    centres = lead + image_rows(info, clip_len_s)
+    if lead:
+        for row, time in enumerate(_centres(info, exact_seconds(clip_len_s))):
+            if time > info.start_s:
+                break
+            centres[row] = max(_ceil(time * lead / info.start_s) - 1, 0)
+    starts = np.clip(centres - (frames_per_row - 1) // 2, 0, max(lead + info.frame_count - frames_per_row, 0))
+    return np.clip(starts + np.arange(frames_per_row) - lead, 0, info.frame_count - 1)
 
 
 def slowfast_parity_rows(info: VideoInfo, clip_len_s: float) -> np.ndarray:
@@ -151,14 +159,17 @@ def resampled_frames(info: VideoInfo, rate: Fraction) -> np.ndarray:
     """Return the (n,) int64 source frame of each frame that ffmpeg's `fps=rate` filter puts out; n may be 0.
 
     The filter rounds each presentation time half up to a tick of the new rate and holds the last frame of
-    each tick; it ends at the duration, rounded likewise.
+    each tick; it ends at the duration, rounded likewise. Where frames begin later than the file, a constant-rate
+    output repeats the filter's first frame for the ticks before.
     """
-    factor = info.time_base * rate
-    numerator, denominator = factor.numerator, factor.denominator
-    ticks = info.timestamps.astype(object) * (2 * numerator) + denominator
+    factor, start = info.time_base * rate, info.start_s * rate
+    denominator = math.lcm(factor.denominator, start.denominator)
+    numerator, offset = int(factor * denominator), int(start * denominator)
+    ticks = info.timestamps.astype(object) * (2 * numerator) + (2 * offset + denominator)
     slots = (ticks // (2 * denominator)).astype(np.int64)
     count = _round_half_up(exact_duration(info) * rate)
-    return np.searchsorted(slots, np.arange(count), side="right").astype(np.int64) - 1
+    first = int(np.searchsorted(slots, slots[0], side="right")) - 1
+    return np.maximum(np.searchsorted(slots, np.arange(count), side="right").astype(np.int64) - 1, first)
 
 
 def frames_before(info: VideoInfo, times: Sequence[Fraction]) -> np.ndarray:
@@ -174,10 +185,17 @@ def _centres(info: VideoInfo, clip_len: Fraction) -> list[Fraction]:
 
 def _table(info: VideoInfo, starts: Sequence[Fraction], offsets: Sequence[Fraction]) -> np.ndarray:
     """Return the (starts, offsets) frames presented before start + offset, in integer arithmetic."""
+    starts = [start - info.start_s for start in starts]
     shared = math.lcm(*(time.denominator for time in (*starts, *offsets)))
-    numerators = np.add.outer(_over(starts, shared), _over(offsets, shared)) * info.time_base.denominator
-    ticks = -(-numerators // (shared * info.time_base.numerator))
-    return np.maximum(np.searchsorted(info.timestamps, ticks.astype(np.int64), side="left") - 1, 0)
+    parts = _over(offsets, shared)
+    table = np.empty((len(starts), len(offsets)), np.int64)
+    # Integers without a bound take much memory: some rows at a time.
+    for first in range(0, len(starts), _ROWS_AT_A_TIME):
+        some = slice(first, first + _ROWS_AT_A_TIME)
+        numerators = np.add.outer(_over(starts[some], shared), parts) * info.time_base.denominator
+        ticks = -(-numerators // (shared * info.time_base.numerator))
+        table[some] = np.searchsorted(info.timestamps, ticks.astype(np.int64), side="left") - 1
+    return np.maximum(table, 0)
 
 
 def _over(times: Sequence[Fraction], denominator: int) -> np.ndarray:

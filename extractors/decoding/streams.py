@@ -29,18 +29,13 @@ from av.error import FFmpegError
 from av.filter import Graph
 
 from mesm.extractors.contracts import VideoInfo
-from mesm.extractors.decoding.probing import open_container, video_stream
+from mesm.extractors.decoding.packets import MADE_UP_TIMES
+from mesm.extractors.decoding.probing import open_track
 from mesm.extractors.errors import DecodeError
 
-_TURNS: dict[int, tuple[tuple[str, str], ...]] = {
-    0: (),
-    90: (("transpose", "cclock"),),
-    180: (("hflip", ""), ("vflip", "")),
-    270: (("transpose", "clock"),),
-}
-
-# AVI stores no presentation times, and those that are made up for it skip and repeat.
-_COUNTED_CONTAINERS = frozenset({"avi"})
+_UNSPECIFIED = 2
+_MATRICES = {8: _UNSPECIFIED, 10: 9, **dict.fromkeys(range(11, 256), _UNSPECIFIED)}
+"""Colour matrices that ffmpeg's filters refuse, by number, and those by which ffmpeg's scaler has always shown them."""
 
 NARROW = 256
 """Pixels of width below which decord's shape of frames is checked before it is trusted."""
@@ -92,8 +87,8 @@ class FrameStream:
         limit = missing_limit(self.info)
         if self.missing > limit:
             raise DecodeError(
-                f"{self.info.path}: {self.missing} of {self.info.frame_count} frames could not be decoded by"
-                f" {self.decoder} (at most {limit} may be missing): {reason}"
+                f"{self.info.path}: {self.missing} of {self.info.frame_count + self.info.lost} frames could not be"
+                f" decoded by {self.decoder} (at most {limit} may be missing): {reason}"
             )
 
 
@@ -204,15 +199,11 @@ class PyavStream(FrameStream):
 
     def __init__(self, info: VideoInfo, threads: int = 1) -> None:
         super().__init__(info)
-        self._container = open_container(info.path)
-        self._stream = video_stream(self._container, info.path)
-        self._stream.thread_type = "AUTO"
-        self._stream.codec_context.thread_count = threads
+        assert info.track is not None
+        self._container, self._stream = open_track(info.path, info.track, threads)
         self._converter = _Converter(info)
-        self._counted = info.container in _COUNTED_CONTAINERS
-        if self._counted:
-            self.missing = max(0, self._stream.frames - info.frame_count)
-        self._origin: int | None = None
+        self._counted = info.container in MADE_UP_TIMES
+        self.missing = info.lost
         self._last_error = "the file ends early"
 
     def pictures(self, wanted: Collection[int] | None = None) -> Iterator[tuple[int, Picture | None]]:
@@ -243,7 +234,6 @@ class PyavStream(FrameStream):
         """Yield what the decoder puts out, passing over packets that it rejects."""
         try:
             for packet in self._container.demux(self._stream):
-                self._see_origin(packet)
                 try:
                     frames = packet.decode()
                 except FFmpegError as error:
@@ -253,20 +243,14 @@ class PyavStream(FrameStream):
         except FFmpegError as error:
             raise DecodeError(f"{self.info.path} cannot be read on: {error}") from error
 
-    def _see_origin(self, packet: Any) -> None:
-        """Keep the earliest presentation time, from which the probe counts; no frame precedes its packet."""
-        time = packet.pts if packet.pts is not None else packet.dts
-        if time is not None and packet.size and not packet.is_discard:
-            self._origin = time if self._origin is None else min(self._origin, time)
-
     def _number(self, frame: Any, expected: int) -> int:
         """Return a decoded frame's number by its presentation time, or by counting where it has none.
 
         A frame at a time that the probe did not see has number -1.
         """
-        if self._counted or frame.pts is None or self._origin is None:
+        if self._counted or frame.pts is None:
             return expected
-        timestamps, time = self.info.timestamps, frame.pts - self._origin
+        timestamps, time = self.info.timestamps, frame.pts - self.info.origin
         first, behind = np.searchsorted(timestamps, time, "left"), np.searchsorted(timestamps, time, "right")
         # Frames that share one presentation time follow one another.
         return int(max(first, min(expected, behind - 1))) if first < behind else -1
@@ -289,11 +273,13 @@ class _Converter:
 
     def __init__(self, info: VideoInfo) -> None:
         self.height, self.width = info.height, info.width
-        self._turns = _TURNS[info.rotation]
+        self._turns = info.upright
         self._graphs: dict[tuple[Any, ...], Graph] = {}
 
     def convert(self, frame: Any, height: int, width: int) -> np.ndarray:
         """Return (height, width, 3) uint8 RGB of a decoded frame, scaled by swscale's bicubic filter."""
+        if int(frame.colorspace) in _MATRICES:
+            frame.colorspace = _MATRICES[int(frame.colorspace)]
         source = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
         key = (*source, height, width)
         if key not in self._graphs:

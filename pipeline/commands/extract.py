@@ -63,7 +63,7 @@ def extract(
     workspace = Workspace(settings, annotations, features, find_device(device))
     report = stage.extract(workspace, videos, weight_sources(weights, trust_pickle), limit, shard)
     summary = report.videos
-    for line in stage.describe_failures(summary.failed, report.missing):
+    for line in stage.describe_failures(summary.failed, report.missing, features):
         say(f"failed: {line}")
     if as_json:
         print_json(_as_record(report))

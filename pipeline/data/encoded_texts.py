@@ -20,6 +20,8 @@ def extract_texts(texts: Sequence[str], encoder: TextEncoder, folder: FeatureFol
     """Encode the texts that the folder lacks, keyed by `text_key`; return how many were encoded."""
     lacking = {key: text for text in texts if (key := text_key(text)) not in folder}
     keys = sorted(lacking)
+    if not keys:
+        return 0
     with folder.writer() as writer:
         for start in range(0, len(keys), TEXTS_PER_BATCH):
             batch = keys[start : start + TEXTS_PER_BATCH]

@@ -91,6 +91,7 @@ def verify_features(place: Path, *, remove_damaged: bool = False) -> list[Folder
     anew.
     """
     found = []
+    _tidy(place)
     for folder in feature_folders(place):
         problems = tuple(folder.verify(remove_damaged=remove_damaged))
         readable = remove_damaged or not any(problem.key is None for problem in problems)
@@ -100,7 +101,15 @@ def verify_features(place: Path, *, remove_damaged: bool = False) -> list[Folder
 
 def compact_features(place: Path, target_bytes: int = COMPACT_BYTES) -> dict[Path, int]:
     """Merge the small shards of a folder (or of the folders in it); return by how many files each shrank."""
+    _tidy(place)
     return {folder.path: folder.compact(target_bytes) for folder in feature_folders(place)}
+
+
+def _tidy(place: Path) -> None:
+    """Remove what dead writers left in a folder of features and in those within it, where that can be written."""
+    for path in {place, *(folder.path for folder in feature_folders(place))}:
+        if os.access(path, os.W_OK):
+            remove_stale_temporaries(path)
 
 
 def export_features(
@@ -128,6 +137,7 @@ def export_features(
         folder.record(key)
     if layout == "hdf5":
         _refuse_text(folder, chosen)
+        _refuse_nested(chosen)
     _refuse_existing([target] if layout == "hdf5" else [target / f"{name}.npz" for name in chosen], overwrite)
     export = _export_hdf5 if layout == "hdf5" else _export_npz
     export(target, _records(folder, chosen, progress))
@@ -184,6 +194,14 @@ def _refuse_text(folder: FeatureFolder, chosen: Mapping[str, str]) -> None:
         raise PipelineError(
             f"{folder.path} holds text features, whose released layout is npz; export with --layout npz"
         )
+
+
+def _refuse_nested(names: Iterable[str]) -> None:
+    """Refuse names that HDF5 cannot hold beside one another: one that is the folder of another."""
+    folders = {name[:place] for name in names for place, letter in enumerate(name) if letter == "/"}
+    both = sorted(folders.intersection(names))
+    if both:
+        raise PipelineError(f"{both[0]} is an id and a folder of ids, which HDF5 cannot hold; export with layout npz")
 
 
 def _refuse_existing(targets: Sequence[Path], overwrite: bool) -> None:

@@ -73,7 +73,7 @@ def run_demo(out: Path, videos: int, seed: int) -> None:
     with clock.stage("extract"):
         report = extract_stage.extract(workspace, corpus.videos, WeightSources())
         if not report.complete:
-            lines = extract_stage.describe_failures(report.videos.failed, report.missing)
+            lines = extract_stage.describe_failures(report.videos.failed, report.missing, workspace.features)
             raise PipelineError("the demo's own videos could not be extracted:\n" + "\n".join(lines))
     with clock.stage("train"):
         train(workspace, out / "run")

@@ -9,20 +9,26 @@ So batches are a function of the videos' order alone:
   the video is complete; a video that fails has never touched another one's batch;
 * a shard ends after a video, when it has `flush_rows` rows or SHARD_VIDEOS videos, and no batch reaches
 beyond it.
+
+A record says by which rules its file was read, when that file was last changed, and the hash of all of it. Where time
+or rules differ, the file is looked at again, and decoded only when that shows another content, or a file that those
+rules read otherwise; else the record is written anew, with the same features, so that nobody asks again.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from mesm.datasets.shards.faults import write_point
-from mesm.datasets.shards.folder import FeatureFolder
-from mesm.extractors.contracts import FramePlan, VideoEncoder, VideoInfo
-from mesm.extractors.decoding.probing import SourceFile
+from mesm.datasets.shards.folder import FeatureFolder, ShardWriter
+from mesm.extractors.contracts import READING_RULE, FramePlan, VideoEncoder, VideoInfo
+from mesm.extractors.decoding.source_file import SourceFile
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.extract.rows import Planner, RowAssembler, row_seconds
 
@@ -33,6 +39,16 @@ FRAMES_PER_BATCH = 8
 """A batch holds at most this many frames for each row of `batch_size`, so that clips do not fill the memory."""
 
 _RESULTS_IN_FLIGHT = 2
+
+
+class Stored(Enum):
+    """What a folder holds of a file, as far as a glance at it tells."""
+
+    NOTHING = auto()
+    """No features, or those of another file."""
+    DOUBTFUL = auto()
+    """Features of a file of this size and quick hash, but of another time, or read by earlier rules."""
+    ALL = auto()
 
 
 @dataclass
@@ -63,8 +79,14 @@ class Lane(Protocol):
     def encoder(self) -> Planner:
         """What says which frames are wanted."""
 
-    def has(self, video_id: str, source: SourceFile) -> bool:
-        """Tell whether exactly this file was taken before."""
+    def stored(self, video_id: str, source: SourceFile) -> Stored:
+        """Tell whether this file was taken before, without opening it."""
+
+    def holds(self, video_id: str, source: SourceFile, info: VideoInfo) -> bool:
+        """Tell whether exactly this file was taken before, now that it was opened."""
+
+    def renew(self, video_id: str, source: SourceFile) -> None:
+        """Take note that what is stored is of the file as it is now."""
 
     def open(self, job: int, video_id: str, info: VideoInfo, source: SourceFile, plan: FramePlan) -> object:
         """Expect the frames of a video."""
@@ -96,21 +118,41 @@ class EncoderLane:
         self._store = np.dtype(folder.spec.get("store", "float16"))
         self._batch_size = batch_size
         self._flush_rows = flush_rows
-        self._writer = folder.writer()
+        self._joined: ShardWriter | None = None
         self._open: dict[int, VideoRows] = {}
         self._complete: list[VideoRows] = []
+        self._renewed: list[tuple[str, SourceFile]] = []
         self._remains: list[tuple[VideoRows, int, list[torch.Tensor]]] = []
         self._results: list[tuple[torch.Tensor, list[tuple[VideoRows, int]]]] = []
 
-    def has(self, video_id: str, source: SourceFile) -> bool:
-        """Tell whether the folder holds features of exactly this file."""
+    def stored(self, video_id: str, source: SourceFile) -> Stored:
+        """Tell whether the folder holds features of this file, without opening it."""
         if video_id not in self.folder:
-            return False
+            return Stored.NOTHING
         record = self.folder.record(video_id)
-        return (record.source_size, record.source_hash) == (source.size, source.quick_hash)
+        if (record.source_size, record.source_hash) != (source.size, source.quick_hash):
+            return Stored.NOTHING
+        # The quick hash of a small file is that of all of it: its time says nothing more.
+        same = record.meta.get("sha256") == source.quick_hash or record.meta.get("modified_ns") == source.modified_ns
+        return Stored.ALL if same and record.meta.get("rule") == READING_RULE else Stored.DOUBTFUL
+
+    def holds(self, video_id: str, source: SourceFile, info: VideoInfo) -> bool:
+        """Tell whether the folder holds features of a file that was hashed and measured, as it is read now."""
+        if self.stored(video_id, source) is Stored.NOTHING:
+            return False
+        meta = self.folder.record(video_id).meta
+        return meta.get("sha256", source.whole_hash) == source.whole_hash and meta.get("rule", 0) >= info.rule
+
+    def renew(self, video_id: str, source: SourceFile) -> None:
+        """Note in a record that its features are of this file, too; in a folder that cannot be written, do nothing."""
+        if os.access(self.folder.path, os.W_OK):
+            self._renewed.append((video_id, source))
+        if len(self._renewed) >= SHARD_VIDEOS:
+            self._publish_renewed()
 
     def open(self, job: int, video_id: str, info: VideoInfo, source: SourceFile, plan: FramePlan) -> VideoRows:
-        """Expect the frames of a video."""
+        """Expect the frames of a video. FeatureError when the folder cannot be written."""
+        self._join()
         features = np.zeros((len(plan.frames), self.encoder.dim), dtype=np.float32)
         encoded = np.zeros(len(features), dtype=bool)
         rows = VideoRows(video_id, info, source, plan, features, encoded, RowAssembler(plan))
@@ -156,21 +198,50 @@ class EncoderLane:
 
         Raises FeatureError when that cannot be written, PipelineError when the numbers cannot be stored.
         """
+        self._publish_renewed()
         if not self._complete:
             return
         self._encode_remains(len(self._remains))
         self._fetch(0)
+        writer = self._join()
         for rows in self._complete:
-            self._writer.add(rows.video_id, {"features": self._stored(rows)}, **_record_fields(self.encoder, rows))
+            writer.add(rows.video_id, {"features": self._stored(rows)}, **_record_fields(self.encoder, rows))
         write_point("extract:shard-complete")
-        self._writer.publish()
+        writer.publish()
         write_point("extract:shard-published")
         self.rows += self._pending_rows()
         self._complete.clear()
 
     def close(self) -> None:
         """Leave the folder; what was not published is given up."""
-        self._writer.close()
+        if self._joined is not None:
+            self._joined.close()
+
+    def _join(self) -> ShardWriter:
+        """Join the writers of the folder, once there is something to write."""
+        if self._joined is None:
+            self._joined = self.folder.writer()
+        return self._joined
+
+    def _publish_renewed(self) -> None:
+        """Publish records whose features stay, as a shard of their own."""
+        if not self._renewed:
+            return
+        writer = self._join()
+        for video_id, source in self._renewed:
+            record = self.folder.record(video_id)
+            writer.add(
+                video_id,
+                self.folder.read(video_id),
+                clip_len_s=record.clip_len_s,
+                duration_s=record.duration_s,
+                fps=record.fps,
+                source_size=source.size,
+                source_hash=source.quick_hash,
+                meta={**record.meta, **_source_meta(source)},
+            )
+        writer.publish()
+        self._renewed.clear()
 
     def _pending_rows(self) -> int:
         return sum(len(rows.features) for rows in self._complete)
@@ -231,7 +302,9 @@ class EncoderLane:
 
 def _record_fields(encoder: VideoEncoder, rows: VideoRows) -> dict[str, Any]:
     info = rows.info
-    meta: dict[str, Any] = {"decoder": rows.decoder}
+    meta: dict[str, Any] = {"decoder": rows.decoder, **_source_meta(rows.source)}
+    if info.start_s:
+        meta["start_s"] = float(info.start_s)
     if rows.missing:
         meta["frames_missing"] = rows.missing
     return {
@@ -242,3 +315,7 @@ def _record_fields(encoder: VideoEncoder, rows: VideoRows) -> dict[str, Any]:
         "source_hash": rows.source.quick_hash,
         "meta": meta,
     }
+
+
+def _source_meta(source: SourceFile) -> dict[str, Any]:
+    return {"rule": READING_RULE, "modified_ns": source.modified_ns, "sha256": source.whole_hash}

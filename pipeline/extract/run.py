@@ -3,7 +3,8 @@
 Decode processes run ahead while this process encodes. Videos go in the order of their ids; which shard and which batch
 a row belongs to follows from that order alone (see `mesm.pipeline.extract.lane`), so that a run that was killed and
 started again ends with the same bytes as one that was not. A video is skipped, before it is opened by any decoder, when
-the folder holds features of a file of the same size and quick hash (see `probing.SourceFile`).
+the folder holds features of a file of the same size, time and quick hash (see `source_file.SourceFile`); where only the
+time differs, or earlier rules of reading made the features, the file is measured and hashed before it is skipped.
 
 Videos that cannot be read stop nobody: they are in the summary and in `failures.json` beside the feature folders, with
 their reasons, until a later run has read them.
@@ -11,6 +12,8 @@ their reasons, until a later run has read them.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -24,6 +27,7 @@ from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.shards.headers import check_key
+from mesm.datasets.shards.publishing import remove_stale_temporaries
 from mesm.extractors.contracts import FrameTransform, VideoEncoder
 from mesm.extractors.decoding.pool import (
     DecodedFrame,
@@ -35,11 +39,11 @@ from mesm.extractors.decoding.pool import (
     Probed,
     Restarted,
 )
-from mesm.extractors.decoding.probing import SourceFile
 from mesm.extractors.decoding.resizing import apply_transform
+from mesm.extractors.decoding.source_file import SourceFile
 from mesm.extractors.errors import DecodeMemoryError, EncoderError, ProbeError
 from mesm.pipeline.extract.failures import FAILURES_FILE, Failure, record_failures
-from mesm.pipeline.extract.lane import EncoderLane, Lane
+from mesm.pipeline.extract.lane import EncoderLane, Lane, Stored
 from mesm.pipeline.extract.rows import checked_plan
 from mesm.pipeline.extract.videos import VideoItem, refuse_repeated, select_videos
 
@@ -87,10 +91,13 @@ def extract_videos(
     Features are stored as float16, as the released ones are, unless the folder's spec says `"store": "float32"`.
 
     Raises PipelineError for ids that repeat or numbers that cannot be stored, FeatureError when a folder
-    cannot be written. An interrupt publishes what is complete before it is passed on.
+    cannot be written. An interrupt, or an error, publishes what is complete before it is passed on.
     """
     started = time.monotonic()
     refuse_repeated(videos)
+    for root in {folder.path.parent for folder in folders}:
+        if os.access(root, os.W_OK):
+            remove_stale_temporaries(root)
     with ExitStack() as stack:
         own = [
             EncoderLane(encoder, folder, batch_size, flush_rows)
@@ -107,6 +114,12 @@ def extract_videos(
         except KeyboardInterrupt:
             pool.close()
             run.finish()
+            raise
+        except Exception:
+            pool.close()
+            # What ended the run is what the user must hear of, also where it keeps this from being written.
+            with contextlib.suppress(Exception):
+                run.finish()
             raise
         run.finish()
         rows = sum(lane.rows for lane in own)
@@ -145,7 +158,11 @@ class _Extraction:
         self._on_progress = on_progress
         self._next = 0
         self._settled = 0
+        self._asked: dict[int, list[Lane]] = {}
+        """Lanes that do not have a video for certain."""
         self._lacking: dict[int, list[Lane]] = {}
+        """Lanes for which it is decoded."""
+        self._sources: dict[int, SourceFile] = {}
         self._routes: dict[int, list[_Route]] = {}
         self._outcomes: dict[int, Finished | Failure | None] = {}
         """Of the videos that came to an end; None for those that were there."""
@@ -175,6 +192,9 @@ class _Extraction:
 
     def _start(self, job: int) -> None:
         item = self._items[job]
+        if item.problem:
+            self._outcomes[job] = Failure(item.video_id, item.path, "name", item.problem)
+            return
         try:
             check_key(item.video_id)
             source = SourceFile.of(item.path)
@@ -184,11 +204,11 @@ class _Extraction:
         except ProbeError as error:
             self._outcomes[job] = Failure(item.video_id, item.path, error.reason, str(error))
             return
-        lacking = [lane for lane in self._lanes if not lane.has(item.video_id, source)]
-        if not lacking:
+        asked = [lane for lane in self._lanes if lane.stored(item.video_id, source) is not Stored.ALL]
+        if not asked:
             self._outcomes[job] = None
             return
-        self._lacking[job] = lacking
+        self._asked[job] = asked
         self._pool.start(job, item.path)
 
     def _handle(self, event: Event) -> None:
@@ -207,6 +227,14 @@ class _Extraction:
     def _plan(self, probed: Probed) -> None:
         """Ask the encoders which frames they need, and have each decoded once."""
         routes: dict[FrameTransform | None, _Route] = {}
+        video_id = self._items[probed.job].video_id
+        self._sources[probed.job] = probed.source
+        asked = self._asked[probed.job]
+        self._lacking[probed.job] = [lane for lane in asked if not lane.holds(video_id, probed.source, probed.info)]
+        if not self._lacking[probed.job]:
+            self._pool.dismiss(probed)
+            self._outcomes[probed.job] = None
+            return
         try:
             for lane in self._lacking[probed.job]:
                 plan = checked_plan(lane.encoder, probed.info)
@@ -214,7 +242,7 @@ class _Extraction:
                 route = routes.setdefault(early, _Route([], {}))
                 route.wanted.append(np.unique(plan.frames))
                 route.lanes.setdefault(late, []).append(lane)
-                lane.open(probed.job, self._items[probed.job].video_id, probed.info, probed.source, plan)
+                lane.open(probed.job, video_id, probed.info, probed.source, plan)
         except EncoderError as error:
             self._pool.dismiss(probed)
             self._fail(probed.job, "plan", error)
@@ -254,7 +282,12 @@ class _Extraction:
             self.failed.append(outcome)
         else:
             self.skipped += 1
-        self._lacking.pop(job, None)
+        lacking, source = self._lacking.pop(job, []), self._sources.pop(job, None)
+        if source is not None and not isinstance(outcome, Failure):
+            for lane in self._asked[job]:
+                if lane not in lacking:
+                    lane.renew(self._items[job].video_id, source)
+        self._asked.pop(job, None)
         self._routes.pop(job, None)
         self._settled += 1
         self._on_progress(self._settled, len(self._items))
@@ -265,5 +298,5 @@ class _Extraction:
         self._outcomes[job] = Failure(item.video_id, item.path, reason, str(error))
 
     def _drop(self, job: int) -> None:
-        for lane in self._lacking[job]:
+        for lane in self._lacking.get(job, []):
             lane.drop(job)

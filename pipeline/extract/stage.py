@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from mesm.pipeline.data.splits import read_all_splits
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import WORD_TABLE_FILE, texts_of
 from mesm.pipeline.extract.encoders import build_text_encoder, build_video_encoders, feature_folder
-from mesm.pipeline.extract.failures import Failure
+from mesm.pipeline.extract.failures import FAILURES_FILE, Failure
 from mesm.pipeline.extract.run import ExtractionSummary, extract_videos
 from mesm.pipeline.extract.videos import VideoItem, collect_videos, select_videos
 from mesm.pipeline.run.console import ProgressBar, say
@@ -129,9 +130,16 @@ def extract_word_vectors(config: Config, texts: Sequence[str], features: Path, s
     return len(known)
 
 
-def describe_failures(failed: Sequence[Failure], missing: Sequence[str]) -> list[str]:
-    """One line for each failed video, and one for the videos that are not in the folder."""
-    lines = [f"{failure.video_id}: {failure.reason}: {failure.message}" for failure in failed]
+def describe_failures(failed: Sequence[Failure], missing: Sequence[str], features: Path) -> list[str]:
+    """One line for each of the first failed videos, one for the rest, one for the videos that are not in the folder.
+
+    features: where the list of all of them lies.
+    """
+    lines = [f"{failure.video_id}: {failure.reason}: {failure.message}" for failure in failed[:SHOWN]]
+    rest = Counter(failure.reason for failure in failed[SHOWN:])
+    if rest:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in rest.most_common())
+        lines.append(f"{rest.total()} more videos ({reasons}); {features / FAILURES_FILE} lists all of them")
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         lines.append(

@@ -1,9 +1,10 @@
-"""The videos of a folder, and which of them a run takes."""
+"""The videos of a folder and of the folders in it, and which of them a run takes."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,25 +19,56 @@ class VideoItem:
 
     video_id: str
     path: Path
+    problem: str = ""
+    """Why it cannot be extracted, whatever the file holds."""
 
 
 def collect_videos(folder: Path) -> list[VideoItem]:
-    """Return the videos of a folder, by the suffixes of their names, sorted by id: the name without its suffix.
+    """Return the videos of a folder and of the folders in it, by the suffixes of their names, sorted by id.
 
-    Raises PipelineError when there is none, or two of one id.
+    A video's id is its path below the folder, without its suffix: `a`, `sub/a`. What begins with a dot is passed over.
+    Where several files have one id, the first stands for them, with that as its problem. Raises PipelineError when
+    there is no video.
     """
     if not folder.is_dir():
         raise PipelineError(f"{folder}: expected a folder of videos, but there is no such folder")
-    names = sorted(path.name for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
-    paths = [folder / name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]
-    if not paths:
+    found: dict[str, list[str]] = {}
+    files = 0
+    for name in _files(folder):
+        files += 1
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in VIDEO_SUFFIXES:
+            found.setdefault(stem, []).append(name)
+    if not found:
         known = " ".join(sorted(VIDEO_SUFFIXES))
-        raise PipelineError(f"{folder} holds no video among its {len(names)} files; known suffixes: {known}")
-    counts = Counter(path.stem for path in paths)
-    twice = ", ".join(sorted(one_line(path.name) for path in paths if counts[path.stem] > 1))
-    if twice:
-        raise PipelineError(f"{folder}: a video's id is its name without suffix, but these share one: {twice}")
-    return [VideoItem(path.stem, path) for path in sorted(paths, key=lambda path: path.stem)]
+        raise PipelineError(f"{folder} holds no video among its {files} files; known suffixes: {known}")
+    return [VideoItem(video_id, folder / min(found[video_id]), _shared(found[video_id])) for video_id in sorted(found)]
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Yield the paths, below the folder, of the files in it and in its subfolders; each folder is visited once."""
+    visited, waiting = set(), [""]
+    while waiting:
+        below = waiting.pop()
+        status = os.stat(folder / below)
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        with os.scandir(folder / below) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    waiting.append(f"{below}{entry.name}/")
+                else:
+                    yield f"{below}{entry.name}"
+
+
+def _shared(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return ""
+    listed = ", ".join(map(one_line, sorted(names)))
+    return f"a video's id is its name without suffix, but these share one: {listed}; rename one"
 
 
 def select_videos(items: Sequence[VideoItem], limit: int = 0, shard: str = "") -> list[VideoItem]:

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from mesm.extractors.contracts import FramePlan, FrameTransform, VideoInfo
-from mesm.extractors.decoding.probing import SourceFile
 from mesm.extractors.decoding.sampling import image_rows
+from mesm.extractors.decoding.source_file import SourceFile
+from mesm.pipeline.extract.lane import Stored
 from mesm.pipeline.index.catalogue import Catalogue, Film
 
 INTERVAL_S = 10.0
@@ -52,9 +53,16 @@ class PictureLane:
         self._known = catalogue.known_films()
         self._open: dict[int, _Pictures] = {}
 
-    def has(self, film_id: str, source: SourceFile) -> bool:
+    def stored(self, film_id: str, source: SourceFile) -> Stored:
+        """Tell whether the catalogue has this film, whose name is its content."""
+        return Stored.ALL if film_id in self._known else Stored.NOTHING
+
+    def holds(self, film_id: str, source: SourceFile, info: VideoInfo) -> bool:
         """Tell whether the catalogue has this film."""
         return film_id in self._known
+
+    def renew(self, film_id: str, source: SourceFile) -> None:
+        """Do nothing: files stand in the catalogue by themselves."""
 
     def open(self, job: int, film_id: str, info: VideoInfo, source: SourceFile, plan: FramePlan) -> None:
         """Expect the frames of a film."""

@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from kept_pool import kept_pools
 from tiny_extraction import DIM, VIDEOS, SeededEncoder, make_videos
 
 from mesm.datasets.errors import FeatureError
@@ -22,6 +23,7 @@ from mesm.extractors.decoding.sampling import image_rows
 from mesm.extractors.errors import EncoderError
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.data.encoded_texts import extract_texts
+from mesm.pipeline.data.stored import export_features
 from mesm.pipeline.extract import lane as encoder_lane
 from mesm.pipeline.extract import run as extraction
 from mesm.pipeline.extract.failures import FAILURES_FILE, read_failures
@@ -45,29 +47,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-class KeptPool(DecodePool):
-    """A pool whose processes outlive a run that ended well, because their start takes longer than a run."""
-
-    kept: ClassVar[dict[int, KeptPool]] = {}
-
-    @classmethod
-    def of(cls, workers: int, **settings: Any) -> KeptPool:
-        return cls.kept.pop(workers, None) or cls(workers, **settings)
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None and self.workers not in self.kept:
-            self.kept[self.workers] = self
-        else:
-            self.close()
-
-
 @pytest.fixture(scope="module", autouse=True)
-def kept_pools() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "DecodePool", KeptPool.of)
+def processes_are_kept() -> Iterator[None]:
+    with kept_pools():
         yield
-    while KeptPool.kept:
-        KeptPool.kept.popitem()[1].close()
 
 
 @pytest.fixture
@@ -78,7 +61,7 @@ def some_films(films: Path, tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / "videos"
         folder.mkdir(exist_ok=True)
         for number in numbers:
-            shutil.copy(films / f"film{number}.mp4", folder)
+            shutil.copy2(films / f"film{number}.mp4", folder)
         return folder
 
     return copy
@@ -187,7 +170,7 @@ def test_video_that_fails_halfway_has_touched_no_batch_of_its_neighbours(
 ) -> None:
     """A file that changes after its first rows were encoded, between two whose rows fill batches together."""
     videos = some_films(*range(VIDEOS))
-    shutil.copy(films / "film7.mp4", videos / "film2a.mp4")
+    shutil.copy2(films / "film7.mp4", videos / "film2a.mp4")
     monkeypatch.setattr("mesm.extractors.decoding.frame_ring.MAX_SLOTS", 2)
     complete = extraction._Extraction._route
 
@@ -441,7 +424,7 @@ def test_ids_must_differ_and_stay_inside_their_folder(films: Path, tmp_path: Pat
     film = films / "film0.mp4"
     with pytest.raises(PipelineError, match="more than one video: a"):
         extract_videos([VideoItem("a", film), VideoItem("a", film)], [encoder], [folder])
-    bad = ["", "..", "../a", "a/b", "a\0b", "a\nb"]
+    bad = ["", "..", "../a", "a//b", "a/../../b", "a\0b", "a\nb"]
     summary = extract_videos([VideoItem(name, film) for name in bad], [encoder], [folder])
     assert {one.video_id: one.reason for one in summary.failed} == dict.fromkeys(bad, "name")
     assert list(folder.keys()) == []
@@ -459,8 +442,39 @@ def test_collecting_goes_by_suffix_and_refuses_what_is_ambiguous(tmp_path: Path)
         (tmp_path / name).write_bytes(b"")
     assert [item.video_id for item in collect_videos(tmp_path)] == ["a.v1", "b", "c"]
     (tmp_path / "b.avi").write_bytes(b"")
-    with pytest.raises(PipelineError, match=r"share one: b\.avi, b\.mp4"):
-        collect_videos(tmp_path)
+    items = collect_videos(tmp_path)
+    assert [item.video_id for item in items if not item.problem] == ["a.v1", "c"]
+    assert "share one: b.avi, b.mp4" in items[1].problem
+
+
+def test_films_of_subfolders_have_their_path_as_id(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos" / "sub" / "deep.mp4").mkdir(parents=True)
+    (tmp_path / "videos" / ".hidden").mkdir()
+    (tmp_path / "videos" / "sub" / "loop").symlink_to(tmp_path / "videos")
+    for name in ("a", "sub/a", "sub/deep.mp4/b", ".hidden/c"):
+        shutil.copy(films / "film0.mp4", tmp_path / "videos" / f"{name}.mp4")
+    summary = extract(tmp_path / "videos", tmp_path / "features")
+    assert (summary.done, summary.failed) == (3, [])
+    folder = FeatureFolder.all_in(tmp_path / "features")[0]
+    assert list(folder.keys()) == ["a", "sub/a", "sub/deep.mp4/b"]
+    assert folder.verify() == []
+    assert export_features(folder.path, tmp_path / "npz", "npz") == 3
+    assert (tmp_path / "npz" / "sub" / "a.npz").exists()
+    assert export_features(folder.path, tmp_path / "all.h5", "hdf5") == 3
+    with folder.writer() as writer:
+        writer.add("a/below", folder.read("a"))
+    with pytest.raises(PipelineError, match="a is an id and a folder of ids"):
+        export_features(folder.path, tmp_path / "both.h5", "hdf5")
+
+
+def test_two_films_of_one_id_stop_no_other(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for name in ("a.mp4", "b.mp4", "b.mov"):
+        shutil.copy(films / "film0.mp4", tmp_path / "videos" / name)
+    summary = extract(tmp_path / "videos", tmp_path / "features")
+    assert summary.done == 1
+    assert [(one.video_id, one.reason) for one in summary.failed] == [("b", "name")]
+    assert "b.mov, b.mp4" in summary.failed[0].message
 
 
 def test_selections_share_the_videos_out() -> None:
