@@ -11,7 +11,20 @@ from typing import Annotated, Any
 import typer
 
 from mesm.pipeline import __version__
-from mesm.pipeline.commands import compare, demo, evaluate, extract, features, ground, info, released, train, weights
+from mesm.pipeline.commands import (
+    compare,
+    cut,
+    demo,
+    evaluate,
+    extract,
+    features,
+    ground,
+    info,
+    released,
+    show,
+    train,
+    weights,
+)
 from mesm.pipeline.commands.output import INTERRUPTED, OK, USAGE
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
@@ -34,6 +47,8 @@ app.command()(train.reproduce)
 app.command()(compare.compare)
 app.command()(evaluate.evaluate)
 app.command()(ground.ground)
+app.command()(show.show)
+app.command()(cut.cut)
 app.command()(demo.demo)
 app.command("import-checkpoint")(released.import_checkpoint)
 app.command("import-features")(released.import_features)
