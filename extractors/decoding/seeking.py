@@ -8,6 +8,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from mesm.extractors.contracts import VideoInfo
+from mesm.extractors.decoding.probing import open_container, video_stream
 from mesm.extractors.decoding.streams import PyavStream
 from mesm.extractors.errors import DecodeError
 
@@ -50,25 +51,34 @@ class SeekingStream(PyavStream):
     def _reach(self, number: int) -> object | None:
         ticks, tick_s = self.info.timestamps, float(self.info.time_base)
         ahead = (ticks[number] - ticks[self._latest]) * tick_s if self._latest >= 0 else np.inf
-        if self._counted or 0 < ahead <= NEAR_S:
+        if 0 < ahead <= NEAR_S or (self._counted and number > self._latest):
             return self._read_to(number)
-        for earlier in EARLIER_S:
-            place = max(int(ticks[number] - earlier / tick_s), 0) + (self._origin or 0)
-            frame = self._read_to(number, place)
+        for earlier in () if self._counted else EARLIER_S:
+            self._seek(max(int(ticks[number] - earlier / tick_s), 0) + (self._origin or 0))
+            frame = self._read_to(number)
             if frame is not None:
                 return frame
-        return None
+        self._begin_again()
+        return self._read_to(number)
 
-    def _read_to(self, number: int, place: int | None = None) -> object | None:
-        """Decode on, or from a presentation time on, up to a frame; None when it does not come."""
-        if place is not None:
-            try:
-                self._container.seek(place, stream=self._stream, backward=True)
-            except FFmpegError as error:
-                raise DecodeError(f"{self.info.path} cannot be searched: {error}") from error
-            self._frames = None
+    def _seek(self, place: int) -> None:
+        """Go to the last key frame that is presented before a time, or to where the container takes that to be."""
+        try:
+            self._container.seek(place, stream=self._stream, backward=True)
+        except FFmpegError as error:
+            raise DecodeError(f"{self.info.path} cannot be searched: {error}") from error
+        self._frames, self._latest = None, -1
+
+    def _begin_again(self) -> None:
+        self._container.close()
+        self._container = open_container(self.info.path)
+        self._stream = video_stream(self._container, self.info.path)
+        self._frames, self._latest = None, -1
+
+    def _read_to(self, number: int) -> object | None:
+        """Decode on, up to a frame; None when it does not come."""
         if self._frames is None:
-            self._frames, self._latest = self._decoded(), -1
+            self._frames = self._decoded()
         for frame in self._frames:
             found = self._number(frame, self._latest + 1)
             self._latest = max(found, self._latest)

@@ -16,7 +16,7 @@ import numpy as np
 
 from mesm.datasets.shards.publishing import replace_file
 from mesm.extractors.errors import VideoError
-from mesm.pipeline.show.ffmpeg_run import CutError, open_input, run
+from mesm.pipeline.show.ffmpeg_run import CutError, file_argument, open_input, run
 from mesm.pipeline.show.source import Source
 
 QUALITY = {"c:v": "libx264", "crf": 18, "preset": "medium", "pix_fmt": "yuv420p", "c:a": "aac", "b:a": "192k"}
@@ -136,7 +136,7 @@ def _copy(source: Source, start_s: float, end_s: float, out: Path, muxer: str) -
 def to_file(streams: list[Any], out: Path, muxer: str, **options: Any) -> Any:
     """Return the ffmpeg node that writes streams to a file, without the source's chapters."""
     fast = {"movflags": "+faststart"} if muxer in {"mp4", "mov"} else {}
-    return ffmpeg.output(*streams, f"file:{out}", f=muxer, map_chapters=-1, **fast, **options)
+    return ffmpeg.output(*streams, file_argument(out), f=muxer, map_chapters=-1, **fast, **options)
 
 
 def _microseconds(seconds: float) -> str:

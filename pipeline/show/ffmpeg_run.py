@@ -26,7 +26,12 @@ def open_input(path: Path, **options: Any) -> Any:
 
     The name is given as an absolute path after `file:`, so that nothing in it is taken for an option or an address.
     """
-    return ffmpeg.input(f"file:{os.path.abspath(path)}", **GUARDS, **options)
+    return ffmpeg.input(file_argument(path), **GUARDS, **options)
+
+
+def file_argument(path: Path) -> str:
+    """Return a file's address for ffmpeg-python, which cannot hold names that are no Unicode: a character a byte."""
+    return "file:" + os.fsencode(os.path.abspath(path)).decode("latin-1")
 
 
 def run(output: Any, about: Path) -> None:
@@ -34,9 +39,8 @@ def run(output: Any, about: Path) -> None:
 
     The output is overwritten: give a temporary file.
     """
-    command = ffmpeg.compile(
-        output.global_args("-nostdin", "-v", "error"), cmd=imageio_ffmpeg.get_ffmpeg_exe(), overwrite_output=True
-    )
+    _, *arguments = ffmpeg.compile(output.global_args("-nostdin", "-v", "error"), overwrite_output=True)
+    command = [os.fsencode(imageio_ffmpeg.get_ffmpeg_exe()), *(one.encode("latin-1") for one in arguments)]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except OSError as error:

@@ -12,7 +12,7 @@ import ffmpeg
 
 from mesm.datasets.shards.publishing import replace_file
 from mesm.pipeline.show.cutting import QUALITY, encode, to_file
-from mesm.pipeline.show.ffmpeg_run import CutError, open_input, run
+from mesm.pipeline.show.ffmpeg_run import CutError, file_argument, open_input, run
 from mesm.pipeline.show.source import Source
 
 SOUND_RATE = 48_000
@@ -45,7 +45,7 @@ def join(parts: Sequence[Part], out: Path, force: bool = False) -> None:
         pieces = [_piece(part, Path(folder), number, size, rate) for number, part in enumerate(parts)]
         index = Path(folder) / "pieces.txt"
         index.write_text("".join(f"file {piece.name}\n" for piece in pieces))
-        film = ffmpeg.input(f"file:{index.absolute()}", f="concat", safe=1, protocol_whitelist="file")
+        film = ffmpeg.input(file_argument(index), f="concat", safe=1, protocol_whitelist="file")
         options: dict[str, Any] = {"c:v": "copy", "c:a": QUALITY["c:a"], "b:a": QUALITY["b:a"]}
         replace_file(out, lambda place: run(to_file([film["v"], film["a"]], place, "mp4", **options), out))
 

@@ -35,11 +35,11 @@ def write_lists(kind: str, moments: Sequence[FoundMoment], out: Path, sources: S
     written: list[Path] = []
     problems = []
     for film, found in by_film.items():
-        try:
-            text = LISTS[kind](found, sources.of(found[0]))
-        except (PipelineError, VideoError) as error:
-            problems.append(str(error))
+        inside, more = _inside(found, sources)
+        problems += more
+        if not inside:
             continue
+        text = LISTS[kind]([moment for moment, _ in inside], inside[0][1])
         names = [path.name for path in written]
         several = distinct(f"{out.stem[:60]}-{plain_stem(film.name)}", out.suffix, names)
         place = out if len(by_film) == 1 else out.with_name(several)
@@ -52,14 +52,22 @@ def write_timeline(moments: Sequence[FoundMoment], out: Path, sources: Sources) 
     """Write an OpenTimelineIO time line of moments of any films; return the problems of those that cannot be read."""
     from mesm.pipeline.show.otio_timeline import timeline_json
 
-    clips, problems = [], []
-    for moment in moments:
-        try:
-            clips.append((moment, sources.of(moment)))
-        except (PipelineError, VideoError) as error:
-            problems.append(str(error))
+    clips, problems = _inside(moments, sources)
     publish_text(out, timeline_json(clips, out.stem))
     return problems
+
+
+def _inside(moments: Sequence[FoundMoment], sources: Sources) -> tuple[list[tuple[FoundMoment, Source]], list[str]]:
+    """Return the moments that lie in their films, which can be read, with them; and what is wrong with the others."""
+    found, problems = [], []
+    for moment in moments:
+        try:
+            source = sources.of(moment)
+            source.frames(moment.start_s, moment.end_s)
+            found.append((moment, source))
+        except (PipelineError, VideoError) as error:
+            problems.append(str(error))
+    return found, problems
 
 
 def write_all_stills(

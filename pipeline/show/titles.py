@@ -11,6 +11,8 @@ CHAPTER_TICKS = 1_000
 """Ticks of a chapter's time in a second."""
 _MARKUP = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")", "\\": "/"})
 """What players take for formatting in subtitles, and no escape can keep, and what is shown instead."""
+_TIME = re.compile(r"(?<=\d):(?=\d)")
+"""Colons of a time, which some readers take for the start of a cue, wherever it stands."""
 
 
 def one_line(text: str) -> str:
@@ -31,7 +33,7 @@ def in_order(moments: Sequence[FoundMoment]) -> list[FoundMoment]:
 def srt(moments: Sequence[FoundMoment]) -> str:
     """Return SubRip subtitles of one film: the query during each moment."""
     cues = [
-        f"{number}\n{_srt_time(moment.start_s)} --> {_srt_time(moment.end_s)}\n{title_of(moment).translate(_MARKUP)}\n"
+        f"{number}\n{_srt_time(moment.start_s)} --> {_srt_time(moment.end_s)}\n{_cue_text(moment)}\n"
         for number, moment in enumerate(in_order(moments), start=1)
     ]
     return "\n".join(cues)
@@ -45,6 +47,10 @@ def chapters(moments: Sequence[FoundMoment]) -> str:
         title = re.sub(r"[=;#\\]", r"\\\g<0>", title_of(moment))
         lines += ["[CHAPTER]", f"TIMEBASE=1/{CHAPTER_TICKS}", f"START={start}", f"END={end}", f"title={title}"]
     return "\n".join(lines) + "\n"
+
+
+def _cue_text(moment: FoundMoment) -> str:
+    return _TIME.sub("\u2236", title_of(moment).translate(_MARKUP))
 
 
 def _srt_time(seconds: float) -> str:
