@@ -16,6 +16,7 @@ from mesm.pipeline.commands import (
     cut,
     demo,
     evaluate,
+    export,
     extract,
     features,
     ground,
@@ -47,6 +48,7 @@ app.command()(train.reproduce)
 app.command()(compare.compare)
 app.command()(evaluate.evaluate)
 app.command()(ground.ground)
+app.command()(export.export)
 app.command()(show.show)
 app.command()(cut.cut)
 app.command()(demo.demo)

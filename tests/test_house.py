@@ -34,7 +34,7 @@ FLOORS: tuple[set[str], ...] = (
     {"workspace"},
     {"run", "data"},
     {"report"},
-    {"extract", "evaluate", "importers"},
+    {"extract", "evaluate", "importers", "share"},
     {"train", "ground"},
     {"grounding"},
     {"show"},

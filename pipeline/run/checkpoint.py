@@ -16,6 +16,7 @@ from torch import Tensor
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.publishing import replace_file
 from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.run.package import WEIGHTS, is_package, verify
 
 METADATA_KEY = "mesm-checkpoint"
 FORMAT = 1
@@ -60,8 +61,14 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint file; PipelineError when it is missing, damaged or of another format."""
-    if path.is_dir():
+    """Read a checkpoint file, or the best one of a run directory, or an exported package.
+
+    PipelineError when it is missing, damaged or of another format, or when a package's files were changed.
+    """
+    if path.is_dir() and is_package(path) and not checkpoint_file(path, BEST).exists():
+        verify(path)
+        path = path / WEIGHTS
+    elif path.is_dir():
         path = checkpoint_file(path, BEST)
     try:
         with safe_open(path, framework="pt") as file:
