@@ -28,6 +28,9 @@ def evaluate(
     controls: Annotated[
         bool, typer.Option("--controls", help="Also score answers without the video, and with another one.")
     ] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure anew what its scores mean, on what training held back.")
+    ] = False,
     predictions: Annotated[Path | None, typer.Option(help="Score this file instead of a run.")] = None,
     reader: Annotated[str, typer.Option(help="Annotation format that --predictions belong to.")] = "",
     published: Annotated[bool, typer.Option("--published", help="Round and clamp as the published code.")] = False,
@@ -45,18 +48,22 @@ def evaluate(
     if (run_directory is None) == (predictions is None):
         raise PipelineError("give either a run directory or --predictions with --annotations")
     if predictions is not None:
+        if calibrate:
+            raise PipelineError("--calibrate is for a run directory, not for --predictions")
         results = evaluate_stage.score_file(predictions, annotations, reader, split or [])
     else:
         assert run_directory is not None
         results = evaluate_stage.evaluate(
-            run_directory, annotations, features, split or [], find_device(device), published, controls
+            run_directory, annotations, features, split or [], find_device(device), published, controls, calibrate
         )
     if as_json:
-        print_json({r.split: {name: s.as_record() for name, s in r.scores.items()} for r in results})
+        print_json({r.split: r.as_record() for r in results})
         return OK
-    from mesm.pipeline.evaluate.tables import length_table, metrics_table
+    from mesm.pipeline.evaluate.tables import calibration_table, length_table, metrics_table
 
     for result in results:
         print_table(metrics_table(result.scores), result.split)
         print_table(length_table(next(iter(result.scores.values()))), "by length of the moment")
+        if result.reliability is not None:
+            print_table(calibration_table({result.split: result.reliability}), "expected calibration error")
     return OK

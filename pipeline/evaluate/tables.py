@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mesm.pipeline.evaluate.metrics import HIGHLIGHT_LEVELS, Scores
+from mesm.pipeline.evaluate.reliability import Bin, Reliability
+from mesm.pipeline.report.charts import line_chart
 from mesm.pipeline.report.table import MetricsTable
 
 
@@ -25,6 +27,26 @@ def length_table(scores: Scores) -> MetricsTable:
             recalls = [moments.r1[threshold] for threshold in _shown_thresholds(scores)]
             rows.append((f"{name}, {moments.queries} queries", (*recalls, moments.miou, moments.ap_average)))
     return MetricsTable(columns, tuple(rows))
+
+
+def calibration_table(measured: Mapping[str, Reliability]) -> MetricsTable:
+    """Set the expected calibration errors of splits side by side, in per cent, over BINS bins."""
+    rows = [
+        (f"{split}, {one.queries} queries", tuple(100 * error for error in one.errors))
+        for split, one in measured.items()
+    ]
+    return MetricsTable(("scores as they are", "calibrated"), tuple(rows))
+
+
+def reliability_chart(split: str, measured: Reliability) -> str:
+    """Draw the share of right answers over the score, as it is and calibrated; the diagonal is what it should be."""
+
+    def points(bins: Sequence[Bin]) -> list[tuple[float, float]]:
+        return [(100 * one.score, 100 * one.right) for one in bins]
+
+    curves = {"as they are": points(measured.before), "calibrated": points(measured.after)}
+    title = f"Right answers of {split}, per cent, by score"
+    return line_chart(title, "score, per cent", {"ideal": [(0.0, 0.0), (100.0, 100.0)], **curves})
 
 
 def _figures(scores: Scores) -> dict[str, float | None]:

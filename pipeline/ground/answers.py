@@ -16,7 +16,8 @@ class Moment:
     end_s: float
     score: float
     """0 to 1, higher is better: the probability that this window is the moment, by `evaluate.rank_by: frames` times its
-    overlap with the frames that look like it. Without a checkpoint it only ranks the spans of one video."""
+    overlap with the frames that look like it. Of a run that was calibrated: the share of answers with this score whose
+    IoU with the moment is 0.5 or more. Without a checkpoint it only ranks the spans of one video."""
 
 
 @dataclass(frozen=True)

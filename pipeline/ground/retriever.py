@@ -27,6 +27,7 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import TextSource
+from mesm.pipeline.evaluate.calibration import read_calibration
 from mesm.pipeline.evaluate.trained import TrainedModel, load_trained
 from mesm.pipeline.extract.encoders import build_video_encoders, encoder_fingerprint
 from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Moment
@@ -69,6 +70,7 @@ class MomentRetriever:
     def __init__(self, trained: TrainedModel, encoders: Sequence[VideoEncoder], text: TextSource) -> None:
         self.trained, self.encoders, self.text = trained, list(encoders), text
         self.device = next(trained.network.parameters()).device
+        self.calibration = read_calibration(trained)
         self.commit = ""
         """Of the hub, where it came from one."""
 
@@ -185,6 +187,8 @@ class MomentRetriever:
                 saliency[first : first + rows] += stretch(frame_score[: len(frames)], rows)
                 count[first : first + rows] += 1
         best = merge_windows(np.concatenate(windows), video.duration_s, single=len(pieces) == 1)
+        if self.calibration is not None:
+            best[:, 2] = self.calibration.apply(best[:, 2])
         moments = [Moment(*(round(float(x), 4) for x in row)) for row in best[:top_k]]
         cut = len(words.tokens) >= self.max_words
         return GroundingResult(query, moments, saliency / np.maximum(count, 1), video.row_s, cut)

@@ -28,12 +28,16 @@ Row = Mapping[str, Any]
 
 
 def write_run_report(
-    run_dir: Path, tables: Mapping[str, MetricsTable] | None = None, notes: Sequence[str] = ()
+    run_dir: Path,
+    tables: Mapping[str, MetricsTable] | None = None,
+    notes: Sequence[str] = (),
+    reliability: Sequence[str] = (),
 ) -> Path:
     """Write `report.html` of a run directory from its metrics.jsonl and config.yaml, and return its path.
 
-    `tables` are evaluations by caption; `notes` are sentences that a reader must know, such as how the best epoch
-    was chosen. Raises PipelineError when the folder holds no metrics, FeatureError when the report cannot be written.
+    `tables` are evaluations by caption; `notes` are sentences that a reader must know, such as how the best epoch was
+    chosen; `reliability` are charts of what scores mean. Raises PipelineError when the folder holds no metrics,
+    FeatureError when the report cannot be written.
     """
     rows = _read_metrics(run_dir / METRICS_FILE)
     config, path = run_dir / CONFIG_FILE, run_dir / REPORT_FILE
@@ -45,6 +49,7 @@ def write_run_report(
         facts=_facts(rows),
         notes=notes,
         tables=tables or {},
+        reliability=reliability,
         validation=_validation_charts(rows),
         total_loss=line_chart("Total loss", "epoch", {"total": _series(rows, "loss", "total")}),
         sparks=_sparklines(rows),

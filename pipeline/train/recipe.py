@@ -9,13 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.publishing import remove_stale_temporaries
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.texts import WORD_TABLE_FILE, VectorText
+from mesm.pipeline.evaluate.calibration import LEAST_QUERIES, calibrate
 from mesm.pipeline.evaluate.metrics import Scores
 from mesm.pipeline.evaluate.predict import evaluate_split
 from mesm.pipeline.evaluate.tables import metrics_table
+from mesm.pipeline.evaluate.trained import load_trained
 from mesm.pipeline.report.run import write_run_report
 from mesm.pipeline.report.table import render_text
 from mesm.pipeline.run.checkpoint import LAST
@@ -81,10 +85,20 @@ def train(workspace: Workspace, out: Path, select_on: str = "") -> RunDirectory:
             loss = ", ".join(f"{name} {value:.3f}" for name, value in row["loss"].items())
             say(f"epoch {row['epoch'] + 1}/{config.train.epochs}: {row['seconds']:.1f} s; {loss}")
     if world.leads:
+        calibrate_best(out, data, device)
         note = f"The best epoch was chosen by {config.train.select_by} on {data.validation_name}."
         write_run_report(out, notes=[note])
     say(f"done: best epoch {best_so_far(state.progress, config)} on {data.validation_name}")
     return run
+
+
+def calibrate_best(out: Path, data: TrainingData, device: torch.device) -> None:
+    """Measure what the scores of the best epoch mean, where enough queries were held back for that."""
+    if len(data.validation) < LEAST_QUERIES:
+        say(f"note: scores are not calibrated, as fewer than {LEAST_QUERIES} queries were held back")
+        return
+    found = calibrate(load_trained(out, device), data.validation, data.validation_name)
+    say(f"scores calibrated: temperature {found.temperature:.2f}, offset {found.offset:.2f}")
 
 
 def seed_directory(out: Path, seed: int) -> Path:
