@@ -74,7 +74,9 @@ def predictions_of(rows: list[tuple[list[list[float]], list[tuple[float, float]]
         Prediction(n, "a", "v", np.array(windows, float).reshape(-1, 3)) for n, (windows, _) in enumerate(rows)
     ]
     annotations = [
-        Annotation(query_id=n, video_id="v", query="a", moments=tuple(moments), duration_s=30.0)
+        Annotation(
+            query_id=n, video_id="v", query="a", moments=tuple(moments), duration_s=30.0, saliency=None, split="test"
+        )
         for n, (_, moments) in enumerate(rows)
     ]
     return predictions, annotations
