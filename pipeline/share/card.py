@@ -39,14 +39,23 @@ def read_figures(folder: Path) -> Figures:
     return found
 
 
-def write_card(config: Config, figures: Figures, licence: str, calibration: Mapping[str, Any] | None) -> str:
-    """Return the card as Markdown with the hub's front matter."""
+def write_card(
+    config: Config,
+    figures: Figures,
+    licence: str,
+    calibration: Mapping[str, Any] | None,
+    imported: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the card as Markdown with the hub's front matter.
+
+    imported: what is known of the released file that the weights were taken from; None for a network trained here.
+    """
     name = f"{config.model.name}, {config.name}"
     front = yaml.safe_dump(_front_matter(config, figures, licence, name), sort_keys=False, allow_unicode=True)
     parts = [
         f"---\n{front}---\n",
         f"# {name}\n",
-        "Finds the moment of a video that a sentence describes. Trained with mesm-pipeline.\n",
+        f"Finds the moment of a video that a sentence describes. {_origin(imported)}\n",
         "```python\nfrom mesm.pipeline.grounding import MomentRetriever\n\n"
         'retriever = MomentRetriever.from_pretrained("FOLDER or owner/name")\n'
         'video = retriever.encode_video("kitchen.mp4")\n'
@@ -59,6 +68,12 @@ def write_card(config: Config, figures: Figures, licence: str, calibration: Mapp
         "\n".join(_licence_lines(config, licence)),
     ]
     return "\n".join(parts)
+
+
+def _origin(imported: Mapping[str, Any] | None) -> str:
+    if imported is None:
+        return "Trained with mesm-pipeline."
+    return f"Taken by mesm-pipeline from a released file, `{imported['source']}`, sha256 {imported['sha256']}."
 
 
 def _front_matter(config: Config, figures: Figures, licence: str, name: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from mesm.pipeline.config.load import config_from_plain
 from mesm.pipeline.config.schema import Config, to_plain
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.run.checkpoint import load_checkpoint, save_checkpoint
+from mesm.pipeline.run.console import say
 from mesm.pipeline.run.package import (
     CALIBRATION,
     CARD,
@@ -56,7 +57,10 @@ def export_run(run: Path, out: Path, licence: str = "", force: bool = False) -> 
     for name in (CALIBRATION, FIGURES):
         if (folder / name).is_file():
             _copy(folder, out, name)
-    publish_text(out / CARD, write_card(config, read_figures(folder), licence, _calibration(folder)))
+    card = write_card(config, read_figures(folder), licence, _calibration(folder), meta.get("imported"))
+    publish_text(out / CARD, card)
+    for what in _paths_in(config):
+        say(f"warning: the configuration names {what}; without that file others cannot ask this network")
     write_manifest(out)
     return out
 
@@ -84,6 +88,16 @@ def _description(config: Config, meta: Mapping[str, Any]) -> dict[str, Any]:
         "versions": meta.get("versions", {}),
         "config": meta["config"],
     }
+
+
+def _paths_in(config: Config) -> Iterator[str]:
+    """Name the encoders' weights and options that are places on this machine."""
+    text = config.features.text
+    streams = [(one.encoder, {"weights": one.weights, **one.options}) for one in config.features.video]
+    for encoder, options in (*streams, (text.encoder, {"weights": text.weights, **text.options})):
+        for name, value in options.items():
+            if isinstance(value, str) and Path(value).is_absolute():
+                yield f"{name} {value} of the encoder {encoder}"
 
 
 def _copy(folder: Path, out: Path, name: str, missing: str = "") -> None:

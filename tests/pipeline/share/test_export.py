@@ -17,9 +17,10 @@ from untrained_run import save_untrained_run
 from mesm.pipeline import cli
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
+from mesm.pipeline.config.schema import to_plain
 from mesm.pipeline.ground.answers import EncodedVideo
 from mesm.pipeline.ground.retriever import MomentRetriever
-from mesm.pipeline.run.checkpoint import load_checkpoint
+from mesm.pipeline.run.checkpoint import BEST, checkpoint_file, load_checkpoint, save_checkpoint
 from mesm.pipeline.run.package import FILES, LOADED, WEIGHTS
 from mesm.pipeline.share.export import export_run
 from mesm.pipeline.share.hub import find_package, push
@@ -95,6 +96,22 @@ def test_the_card_has_figures_and_licences(package: Path) -> None:
     assert "20.0" not in body
     assert "These weights: cc-by-4.0" in body
     assert "weights `untrained:0`" in body
+
+
+def test_what_others_do_not_have_and_where_weights_came_from_is_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = load_checkpoint(run)
+    config = to_plain(load_config("demo"))
+    config["features"]["video"][0]["weights"] = "/home/somebody/clip.pt"
+    meta = {**checkpoint.meta, "config": config, "imported": {"source": "model.ckpt", "sha256": "ab12"}}
+    save_checkpoint(checkpoint_file(tmp_path / "run", BEST), checkpoint.tensors, meta)
+    out = export_run(tmp_path / "run", tmp_path / "package")
+    assert "names weights /home/somebody/clip.pt of the encoder clip" in capsys.readouterr().err
+    card = (out / "README.md").read_text()
+    assert "from a released file, `model.ckpt`, sha256 ab12" in card
+    assert "license: other" in card
+    assert "These weights: not stated" in card
 
 
 def test_the_hubs_own_reader_reads_the_card(package: Path) -> None:
