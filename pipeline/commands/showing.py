@@ -59,7 +59,7 @@ class Showing:
         sources = Sources()
         complete = self._write(chosen, sources, curves)
         if self.cut is not None:
-            complete &= cut_into(chosen, self.cut, self.reencode, 0.0, self.force, None, sources)
+            complete &= cut_into(chosen, self.cut, self.reencode, 0.0, self.force, None, sources, tell=say)
         if self.open:
             from mesm.pipeline.show.player import play
 
@@ -111,10 +111,11 @@ def cut_into(
     force: bool,
     join: Path | None,
     sources: Sources | None = None,
+    tell: Callable[[str], object] = print,
 ) -> bool:
-    """Cut moments into a folder, print each file with what it holds, and say what could not be cut.
+    """Cut moments into a folder, tell each file with what it holds, and say what could not be cut.
 
-    Returns whether all could.
+    Returns whether all could. A command that prints answers has to `say` what was cut.
     """
     from mesm.pipeline.show.clips import Sources, cut_moments, padded
 
@@ -124,7 +125,7 @@ def cut_into(
             failed += 1
             say(f"error: {clip.problem}")
             continue
-        print(f"{clip.cut.path}\t{clip.cut.start_s:.3f}\t{clip.cut.end_s:.3f}", flush=True)
+        tell(f"{clip.cut.path}\t{clip.cut.start_s:.3f}\t{clip.cut.end_s:.3f}")
         if not reencode:
             say(f"  begins {clip.cut.early_s:.3f} s early and ends {clip.cut.late_s:.3f} s late; --reencode is exact")
         source = sources.of(clip.moment)
@@ -133,7 +134,7 @@ def cut_into(
         from mesm.pipeline.show.joining import join as join_parts
 
         join_parts(parts, join, force)
-        print(join)
+        tell(str(join))
     return not failed
 
 
