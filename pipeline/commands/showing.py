@@ -125,7 +125,7 @@ def cut_into(
             failed += 1
             say(f"error: {clip.problem}")
             continue
-        tell(f"{clip.cut.path}\t{clip.cut.start_s:.3f}\t{clip.cut.end_s:.3f}")
+        tell(f"{printable(clip.cut.path)}\t{clip.cut.start_s:.3f}\t{clip.cut.end_s:.3f}")
         if not reencode:
             say(f"  begins {clip.cut.early_s:.3f} s early and ends {clip.cut.late_s:.3f} s late; --reencode is exact")
         source = sources.of(clip.moment)
@@ -134,8 +134,13 @@ def cut_into(
         from mesm.pipeline.show.joining import join as join_parts
 
         join_parts(parts, join, force)
-        tell(str(join))
+        tell(printable(join))
     return not failed
+
+
+def printable(path: Path) -> str:
+    """Return a path that any terminal takes: bytes that are no UTF-8 are written as escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def with_showing(command: Callable[..., int]) -> Callable[..., int]:

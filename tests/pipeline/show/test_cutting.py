@@ -267,3 +267,12 @@ def test_joined_films_have_one_shape_and_keep_their_order(tmp_path: Path) -> Non
         join([(spoken, 1.0, 2.0)], tmp_path / "all.mkv")
     with pytest.raises(CutError, match="no moment"):
         join([], tmp_path / "none.mp4")
+
+
+def test_a_folder_whose_name_is_no_unicode_is_printed(tmp_path: Path) -> None:
+    source, folder = film(tmp_path), os.fsdecode(b"d\xfd")
+    command = [sys.executable, "-m", "mesm.pipeline", "cut", str(source.path), "0", "1", "--out", folder]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, env=strict, check=True)
+    assert done.stdout.startswith(b"d\\udcfd/film_0.00-1.00.mp4\t0.000\t")
+    assert (tmp_path / folder / "film_0.00-1.00.mp4").is_file()
