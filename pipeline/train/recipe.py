@@ -27,6 +27,7 @@ from mesm.pipeline.run.console import ProgressBar, say, silence
 from mesm.pipeline.run.directory import RunDirectory
 from mesm.pipeline.run.distributed import World, join_world
 from mesm.pipeline.run.memory import keep_freed_memory
+from mesm.pipeline.run.package import CALIBRATION
 from mesm.pipeline.train.data import TrainingData, build_for, load_training_data
 from mesm.pipeline.train.loggers import open_logs
 from mesm.pipeline.train.optimisation import learning_rate
@@ -66,6 +67,9 @@ def train(workspace: Workspace, out: Path, select_on: str = "") -> RunDirectory:
     world.wait()
     if state.progress.epoch >= config.train.epochs:
         say(f"{out} is complete: {config.train.epochs} epochs, best {best_so_far(state.progress, config)}")
+        # It may have been killed just before the end.
+        if world.leads and not (out / CALIBRATION).exists():
+            calibrate_best(out, data, device)
         return run
     with ExitStack() as stack:
         if world.leads:

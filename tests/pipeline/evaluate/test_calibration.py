@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_training import make_corpus, train_tiny
 from untrained_run import save_untrained_run
 
 from mesm.datasets.annotations.records import Annotation
+from mesm.pipeline import cli
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.evaluate.predictions import Prediction
@@ -137,3 +139,43 @@ def test_a_damaged_calibration_is_told(text: str, tmp_path: Path) -> None:
     (run / "calibration.json").write_text(text)
     with pytest.raises(PipelineError, match=r"calibration\.json"):
         MomentRetriever.from_checkpoint(run)
+
+
+def test_training_calibrates_and_evaluation_measures_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = make_corpus(tmp_path / "corpus", videos=40, test_videos=6)
+    run = corpus / "run"
+    train_tiny(corpus, run, "train.epochs=1")
+    kept = json.loads((run / "calibration.json").read_text())
+    assert kept["queries"] == 20
+    assert kept["split"] == "25% of the train videos (seed 0)"
+    assert kept["epoch"] == 0
+    (run / "calibration.json").unlink()
+    train_tiny(corpus, run, "train.epochs=1")
+    assert json.loads((run / "calibration.json").read_text()) == kept
+    options = ["--annotations", str(corpus / "annotations"), "--features", str(corpus / "features"), "--device", "cpu"]
+    assert cli.run(["evaluate", str(run), *options]) == 0
+    assert "expected calibration error" in capsys.readouterr().out
+    record = json.loads((run / "evaluation.json").read_text())["test"]
+    measured = next(iter(record.values()))["calibration"]
+    assert measured["queries"] == 12
+    assert 0 <= measured["ece_after"] <= 1
+    assert [name for name, scores in record.items() if "calibration" in scores] == [next(iter(record))]
+    assert "What scores mean" in (run / "report.html").read_text("utf-8")
+    (run / "calibration.json").unlink()
+    assert cli.run(["evaluate", str(run), *options]) == 0
+    assert "calibration" not in next(iter(json.loads((run / "evaluation.json").read_text())["test"].values()))
+    assert cli.run(["evaluate", str(run), *options, "--calibrate"]) == 0
+    again = json.loads((run / "calibration.json").read_text())
+    assert again == {**kept, "temperature": pytest.approx(kept["temperature"]), "offset": pytest.approx(kept["offset"])}
+
+
+def test_too_few_queries_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = make_corpus(tmp_path / "corpus", videos=8, test_videos=2)
+    run = corpus / "run"
+    train_tiny(corpus, run, "train.epochs=1")
+    assert not (run / "calibration.json").exists()
+    assert "scores are not calibrated, as fewer than 20 queries" in capsys.readouterr().err
+    options = ["--annotations", str(corpus / "annotations"), "--features", str(corpus / "features"), "--device", "cpu"]
+    assert cli.run(["evaluate", str(run), *options, "--calibrate"]) == 2
+    assert "scores are calibrated on 20 at least" in capsys.readouterr().err
+    assert cli.run(["evaluate", "--predictions", "p.jsonl", "--annotations", "a", "--calibrate"]) == 2
