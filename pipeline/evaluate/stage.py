@@ -22,7 +22,7 @@ from mesm.pipeline.evaluate.metrics import Scores, evaluate_predictions
 from mesm.pipeline.evaluate.predict import predict, protocol_of
 from mesm.pipeline.evaluate.predictions import load_predictions, save_predictions
 from mesm.pipeline.evaluate.reliability import Calibration, Reliability, measure
-from mesm.pipeline.evaluate.tables import calibration_table, metrics_table, reliability_chart
+from mesm.pipeline.evaluate.tables import calibration_table, metrics_table, reliability_charts
 from mesm.pipeline.evaluate.trained import TrainedModel, load_evaluation_data, load_trained
 from mesm.pipeline.report.run import write_run_report
 from mesm.pipeline.run.console import say
@@ -81,7 +81,7 @@ def evaluate(
     if RunDirectory(folder).metrics():
         tables = {r.split: metrics_table(r.scores) for r in results}
         measured = {r.split: r.reliability for r in results if r.reliability is not None}
-        charts = [reliability_chart(split, one) for split, one in measured.items()]
+        charts = [chart for split, one in measured.items() for chart in reliability_charts(split, one)]
         if measured:
             tables["Expected calibration error"] = calibration_table(measured)
         write_run_report(folder, tables, [f"Protocol: {protocol}."], charts)

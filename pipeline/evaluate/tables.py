@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from mesm.pipeline.evaluate.metrics import HIGHLIGHT_LEVELS, Scores
-from mesm.pipeline.evaluate.reliability import Bin, Reliability
-from mesm.pipeline.report.charts import line_chart
+from mesm.pipeline.evaluate.reliability import Reliability
+from mesm.pipeline.report.charts import share_chart
 from mesm.pipeline.report.table import MetricsTable
 
 
@@ -38,15 +38,13 @@ def calibration_table(measured: Mapping[str, Reliability]) -> MetricsTable:
     return MetricsTable(("scores as they are", "calibrated"), tuple(rows))
 
 
-def reliability_chart(split: str, measured: Reliability) -> str:
-    """Draw the share of right answers over the score, as it is and calibrated; the diagonal is what it should be."""
-
-    def points(bins: Sequence[Bin]) -> list[tuple[float, float]]:
-        return [(100 * one.score, 100 * one.right) for one in bins]
-
-    curves = {"as they are": points(measured.before), "calibrated": points(measured.after)}
-    title = f"Right answers of {split}, per cent, by score"
-    return line_chart(title, "score, per cent", {"ideal": [(0.0, 0.0), (100.0, 100.0)], **curves})
+def reliability_charts(split: str, measured: Reliability) -> list[str]:
+    """Draw the share of right answers over the score, as it is and calibrated."""
+    forms = {"scores as they are": measured.before, "calibrated": measured.after}
+    return [
+        share_chart(f"Right answers of {split}, {name}", "score", [(one.score, one.right, one.answers) for one in bins])
+        for name, bins in forms.items()
+    ]
 
 
 def _figures(scores: Scores) -> dict[str, float | None]:

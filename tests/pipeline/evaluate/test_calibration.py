@@ -25,7 +25,7 @@ from mesm.pipeline.evaluate.reliability import (
     measure,
     reliability_bins,
 )
-from mesm.pipeline.evaluate.tables import calibration_table, reliability_chart
+from mesm.pipeline.evaluate.tables import calibration_table, reliability_charts
 from mesm.pipeline.ground.answers import EncodedVideo
 from mesm.pipeline.ground.retriever import MomentRetriever
 
@@ -107,9 +107,10 @@ def test_what_is_measured_is_in_table_and_chart() -> None:
     assert measured.errors == (pytest.approx(0.4), pytest.approx(0.0, abs=1e-6))
     assert measured.as_record() == {"queries": 40, "ece_before": 0.4, "ece_after": 0.0}
     assert calibration_table({"test": measured}).cells() == [["test, 40 queries", "40.00", "0.00"]]
-    chart = reliability_chart("test", measured)
-    assert "calibrated" in chart
-    assert "Right answers of test" in chart
+    before, after = reliability_charts("test", measured)
+    assert "Right answers of test, scores as they are" in before
+    assert "40 answers: 90% foretold, 50% right" in before
+    assert "40 answers: 50% foretold, 50% right" in after
 
 
 def moments_of(retriever: MomentRetriever) -> list[tuple[float, float, float]]:
