@@ -13,7 +13,7 @@ from mesm.pipeline.report.page import render
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 446, 12, 220
 """Edges of the part of a chart in which its curves run."""
-LARGEST_DOT = 11
+SMALLEST_DOT, LARGEST_DOT = 3, 11
 """Radius."""
 SPARK_WIDTH, SPARK_HEIGHT = 200, 56
 
@@ -82,7 +82,10 @@ def share_chart(title: str, x_name: str, points: Sequence[tuple[float, float, in
     def told(x: float, y: float, count: int) -> str:
         return f"{count} answers: {x:.0%} foretold, {y:.0%} right"
 
-    dots = [(across(x), down(y), LARGEST_DOT * math.sqrt(n / largest), told(x, y, n)) for x, y, n in points]
+    dots = [
+        (across(x), down(y), max(SMALLEST_DOT, LARGEST_DOT * math.sqrt(n / largest)), told(x, y, n))
+        for x, y, n in points
+    ]
     ticks = [n / 5 for n in range(6)]
     return render(
         "share_chart.html.j2",
