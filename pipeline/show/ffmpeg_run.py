@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from mesm.extractors.decoding.probing import CONTAINERS
+from mesm.extractors.decoding.process import end_with_parent
 from mesm.pipeline.config.errors import PipelineError
 
 GUARDS = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
@@ -42,7 +44,13 @@ def run(output: Any, about: Path) -> None:
     _, *arguments = ffmpeg.compile(output.global_args("-nostdin", "-v", "error"), overwrite_output=True)
     command = [os.fsencode(imageio_ffmpeg.get_ffmpeg_exe()), *(one.encode("latin-1") for one in arguments)]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            preexec_fn=partial(end_with_parent, os.getpid()),
+        )
     except OSError as error:
         raise CutError(f"{about}: ffmpeg cannot be started: {error.strerror or error}") from error
     if done.returncode:
