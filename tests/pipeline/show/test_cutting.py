@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from films import SPOKEN, film, found, numbers_in, onsets_s
-from media import B_FRAMES, FILMS, Film, make_film, x264
+from media import B_FRAMES, FILMS, X264, Film, ffmpeg, make_film, x264
 
 from mesm.extractors.decoding.probing import probe
 from mesm.extractors.decoding.streams import open_stream
@@ -169,10 +169,11 @@ def started_in(folder: Path) -> list[str]:
 
 
 def test_a_cut_that_is_killed_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
-    long = make_film(Film("long.mp4", x264(B_FRAMES), width=640, height=480, frames=250), tmp_path)
-    command = [sys.executable, "-m", "mesm.pipeline", "cut", str(long), "0", "10", "--reencode", "--out", "clips"]
+    long, clips = tmp_path / "long.mp4", tmp_path / "clips"
+    # So detailed that it takes seconds to encode.
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=640x360:r=30:d=6,noise=alls=40:allf=t", *X264, str(long))
+    command = [sys.executable, "-m", "mesm.pipeline", "cut", str(long), "0", "6", "--reencode", "--out", str(clips)]
     started = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    clips = tmp_path / "clips"
     deadline = time.monotonic() + 60
     while not list(clips.glob(".tmp-*")) and started.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
