@@ -120,17 +120,31 @@ def _from_the_beginning(source: Source, first: int, behind: int) -> tuple[Any, A
 def _copy(source: Source, start_s: float, end_s: float, out: Path, muxer: str) -> tuple[float, float]:
     """Copy from a key frame on, and return which part of the source was written."""
     for margin in MARGINS_S:
-        # A key frame's own time, or what lies just behind it, finds that key frame.
-        place = max(source.key_before(max(start_s - margin, 0.0)), 0.0) + float(source.info.time_base) / 2
-        film = open_input(source.path, ss=_microseconds(source.start_s + place), seek_timestamp=1, fflags="+genpts")
-        streams = [film[str(source.stream)], *([film["a"]] if source.sounds else [])]
-        options = {"t": _microseconds(end_s - place), "c": "copy", "avoid_negative_ts": "make_zero"}
-        options["bsf:v"] = NOTHING_BEFORE_THE_KEY_FRAME
-        run(to_file(streams, out, muxer, **options), source.path)
-        part = _find_in_source(source, place, out)
+        key = max(source.key_before(max(start_s - margin, 0.0)), 0.0)
+        try:
+            _copy_from(source, key, end_s, out, muxer)
+            part = _find_in_source(source, key, out)
+        except CutError as error:
+            raise CutError(f"{error}; use --reencode") from error
         if part is not None and (part[0] <= start_s or source.key_before(start_s) > start_s):
             return part
     raise CutError(f"{source.path}: where the copy of this moment begins cannot be told; use --reencode")
+
+
+def _copy_from(source: Source, key_s: float, end_s: float, out: Path, muxer: str) -> None:
+    """Copy from the key frame at `key_s` to an end, both in seconds from the first frame."""
+    # A key frame's own time, or what lies just behind it, finds that key frame.
+    place = key_s + float(source.info.time_base) / 2
+    options = {"fflags": "+genpts"}
+    if key_s > 0 or source.keys[0] < 0:
+        options |= {"ss": _microseconds(source.start_s + place), "seek_timestamp": "1"}
+    else:
+        # From the very beginning there is nothing to search, and some containers lose the first frame by it.
+        place = source.clock_s - source.start_s
+    film = open_input(source.path, **options)
+    streams = [film[str(source.stream)], *([film["a"]] if source.sounds else [])]
+    copying = {"c": "copy", "avoid_negative_ts": "make_zero", "bsf:v": NOTHING_BEFORE_THE_KEY_FRAME}
+    run(to_file(streams, out, muxer, t=_microseconds(end_s - place), **copying), source.path)
 
 
 def to_file(streams: list[Any], out: Path, muxer: str, **options: Any) -> Any:
@@ -164,7 +178,7 @@ def _find_in_source(source: Source, place: float, written: Path) -> tuple[float,
         with source.open() as stream:
             pictures = dict(stream.pictures_of(near.tolist()))
     except VideoError as error:
-        raise CutError(f"{source.path}: a copy of this moment cannot be read; use --reencode ({error})") from error
+        raise CutError(f"{source.path}: a copy of this moment cannot be read: {error}") from error
     for number in near.tolist():
         if key in shown and number in pictures and np.array_equal(shown[key], pictures[number]):
             start = float(source.seconds[number])
