@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import inspect
 import os
 import re
 import stat
@@ -17,6 +18,7 @@ from media import B_FRAMES, FILMS, Film, make_film, read_number, x264
 from PIL import Image
 
 from mesm.pipeline import cli
+from mesm.pipeline.commands.showing import Showing, with_showing
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.ground.answer_lines import answer_line
 from mesm.pipeline.show.clips import Sources
@@ -218,6 +220,24 @@ def test_show_does_all_that_is_asked_at_once(tmp_path: Path, capsys: pytest.Capt
     assert len(os.listdir(wanted["stills"])) == 5
     assert cli.run(["show", str(answers), "--srt", wanted["srt"], "--min-score", "2"]) == 0
     assert "no moment" in capsys.readouterr().err
+
+
+def test_a_command_takes_the_bundle_in_the_place_of_a_parameter(tmp_path: Path) -> None:
+    def find(film: Path, count: int = 3, *, showing: Showing) -> int:
+        """Find."""
+        return count if showing.html == film and showing.force else -1
+
+    bundled = with_showing(find)
+    names = list(inspect.signature(bundled).parameters)
+    assert names[:2] == ["film", "count"]
+    assert {"cut", "html", "edl", "otio", "srt", "chapters", "stills", "open", "min_score"} <= set(names)
+    assert bundled(film=tmp_path, html=tmp_path, force=True, count=7) == 7
+
+    def clashing(html: str, showing: Showing) -> int:
+        return 0
+
+    with pytest.raises(TypeError, match="html"):
+        with_showing(clashing)
 
 
 @pytest.mark.slow
