@@ -16,13 +16,16 @@ from mesm.pipeline import __version__
 from mesm.pipeline.commands import (
     archive,
     compare,
+    cut,
     demo,
     evaluate,
+    export,
     extract,
     features,
     ground,
     info,
     released,
+    show,
     train,
     weights,
 )
@@ -51,6 +54,9 @@ app.command()(evaluate.evaluate)
 app.command()(ground.ground)
 app.command()(archive.index)
 app.command()(archive.search)
+app.command()(export.export)
+app.command()(show.show)
+app.command()(cut.cut)
 app.command()(demo.demo)
 app.command("import-checkpoint")(released.import_checkpoint)
 app.command("import-features")(released.import_features)

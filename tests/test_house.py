@@ -34,9 +34,10 @@ FLOORS: tuple[set[str], ...] = (
     {"workspace"},
     {"run", "data"},
     {"report"},
-    {"extract", "evaluate", "importers"},
+    {"extract", "evaluate", "importers", "share"},
     {"train", "ground"},
     {"grounding", "index"},
+    {"show"},
     {"experiments", "demo"},
     {"commands"},
     {"cli"},
@@ -50,13 +51,14 @@ MAY_NAME_NETWORKS = ("mesm.pipeline.importers.", "mesm.tools.")
 # Packages that are imported by another name than they are installed by.
 INSTALLED_AS = {
     "PIL": "pillow",
+    "ffmpeg": "ffmpeg-python",
     "open_clip": "open-clip-torch",
     "pydantic_core": "pydantic",
     "torch.utils.tensorboard": "tensorboard",
     "yaml": "pyyaml",
 }
-DECLARED_AHEAD = {"ffmpeg-python"}
-"""Declared before it is imported: for answers that are cut out as films."""
+DECLARED_AHEAD: set[str] = set()
+"""Declared before it is imported."""
 
 
 def modules() -> dict[str, Path]:

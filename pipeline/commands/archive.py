@@ -28,10 +28,13 @@ from mesm.pipeline.commands.options import (
     weight_sources,
 )
 from mesm.pipeline.commands.output import OK, SOME_FAILED, print_json
+from mesm.pipeline.commands.showing import Showing, with_showing
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
+from mesm.pipeline.run.shown_text import one_line
 
 if TYPE_CHECKING:
+    from mesm.pipeline.ground.answers import FoundMoment
     from mesm.pipeline.ground.questions import Question
     from mesm.pipeline.index.build import IndexReport
     from mesm.pipeline.index.catalogue import BrokenFile
@@ -84,6 +87,7 @@ def index(
     return code
 
 
+@with_showing
 def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The sentence.")] = "",
     more: QueryOption = None,
@@ -103,6 +107,8 @@ def search(
     trust_pickle: TrustOption = False,
     as_json: JsonLinesOption = False,
     as_csv: CsvOption = False,
+    *,
+    showing: Showing,
 ) -> int:
     """Find the moments of an index that a sentence, or a picture, describes.
 
@@ -121,6 +127,7 @@ def search(
     )
     opened = IndexStore.open(index)
     ask = _asker(opened, checkpoint, find_device(device), weight_sources(weights, trust_pickle))
+    moments: list[FoundMoment] = []
     for question in questions:
         result = ask(question, top_k, allowed, not no_dedupe)
         if not result.searched:
@@ -132,7 +139,8 @@ def search(
                 print(f"{result.query}:")
             _print_moments(result)
         printer.print(result.moments)
-    return OK
+        moments += result.moments
+    return showing.show(moments)
 
 
 def _add(
@@ -235,7 +243,7 @@ def _print_files(opened: IndexStore, as_json: bool) -> None:
         )
         return
     for file in files:
-        print(f"{films[file.film_id].duration_s:10.1f} s  {_shown(file.path)}")
+        print(f"{films[file.film_id].duration_s:10.1f} s  {one_line(str(file.path))}")
 
 
 def _print_stats(opened: IndexStore, as_json: bool) -> None:
@@ -268,14 +276,7 @@ def _print_moments(result: SearchResult) -> None:
         notes = f"  ({', '.join(moment.notes)})" if moment.notes else ""
         more = f"  (+{result.alike[place]} that look the same)" if place in result.alike else ""
         times = f"{clock(moment.start_s)} - {clock(moment.end_s)}"
-        print(f"{times}  {moment.score:7.3f}  {kinds:13}  {_shown(moment.file)}{notes}{more}")
-
-
-def _shown(path: Path) -> str:
-    """Return a path for a terminal: what is no printable character is escaped."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in str(path)
-    )
+        print(f"{times}  {moment.score:7.3f}  {kinds:13}  {one_line(str(moment.file))}{notes}{more}")
 
 
 def _date(text: str) -> float | None:

@@ -21,15 +21,18 @@ from mesm.pipeline.commands.asking import (
 )
 from mesm.pipeline.commands.options import DeviceOption, TrustOption, WeightsOption, find_device, weight_sources
 from mesm.pipeline.commands.output import OK, SOME_FAILED
+from mesm.pipeline.commands.showing import Showing, with_showing
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
+from mesm.pipeline.run.shown_text import one_line
 
 if TYPE_CHECKING:
-    from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult
+    from mesm.pipeline.ground.answers import EncodedVideo, FoundMoment, GroundingResult
     from mesm.pipeline.ground.grounder import Grounder
     from mesm.pipeline.ground.questions import Question
 
 
+@with_showing
 def ground(
     videos: Annotated[list[Path] | None, typer.Argument(metavar="VIDEOS", help="Video files, or folders.")] = None,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The sentence.")] = "",
@@ -44,12 +47,13 @@ def ground(
     top_k: Annotated[int, typer.Option(min=1, help="Number of answers.")] = 5,
     features: Annotated[Path | None, typer.Option(help="Look for, and keep, features here.")] = None,
     index: Annotated[Path | None, typer.Option(help="Take the vectors of films that this index has.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write a page with the video's frames.")] = None,
     device: DeviceOption = "auto",
     weights: WeightsOption = None,
     trust_pickle: TrustOption = False,
     as_json: JsonLinesOption = False,
     as_csv: CsvOption = False,
+    *,
+    showing: Showing,
 ) -> int:
     """Find the moments of videos that a sentence describes, by a trained network, or without one if none is here.
 
@@ -62,32 +66,46 @@ def ground(
     printer = AnswerPrinter(as_json, as_csv)
     questions = asked(query, more, queries, image, without)
     files = _files(places)
-    forced = zero_shot or bool(model) or bool(decoder)
-    if forced and checkpoint is not None:
-        raise PipelineError(
-            "--checkpoint answers with a run, --zero-shot, --model and --decoder with none; give one of them"
-        )
-    if html is not None and (len(files), len(questions)) != (1, 1):
-        raise PipelineError("--html shows one question about one video; ask for them one at a time")
-    from mesm.pipeline.ground.retriever import MomentRetriever, find_checkpoint
-
-    place = None if forced else find_checkpoint(checkpoint)
-    sources = weight_sources(weights, trust_pickle)
-    grounder: Grounder
-    if place is not None:
-        if not all(question.plain for question in questions):
-            raise PipelineError("--image and --without ask without a run; add --zero-shot")
-        grounder = MomentRetriever.from_checkpoint(place, find_device(device), sources, features)
-    else:
-        grounder = _without_a_run(model, decoder, device, sources, forced)
-    code = OK
+    grounder = _grounder(checkpoint, zero_shot, model, decoder, questions, features, device, weights, trust_pickle)
+    code, moments, curves = OK, [], {}
     for file in files:
         encoded = _encoded(file, grounder, features, index, alone=len(files) == 1)
         if encoded is None:
             code = SOME_FAILED
             continue
-        _answer(encoded, questions, grounder, top_k, printer, html, alone=len(files) * len(questions) == 1)
-    return code
+        for result, found in _answers(encoded, questions, grounder, top_k, printer, len(files) * len(questions) == 1):
+            if showing.wanted:
+                moments += found
+                curves[file, result.query] = (result.times.tolist(), result.saliency.tolist())
+    return max(code, showing.show(moments, curves))
+
+
+def _grounder(
+    checkpoint: Path | None,
+    zero_shot: bool,
+    model: str,
+    decoder: str,
+    questions: Sequence[Question],
+    features: Path | None,
+    device: str,
+    weights: list[str] | None,
+    trust_pickle: bool,
+) -> Grounder:
+    """Return what answers: a run, the given one or the only one here, or else an image-text model."""
+    forced = zero_shot or bool(model) or bool(decoder)
+    if forced and checkpoint is not None:
+        raise PipelineError(
+            "--checkpoint answers with a run, --zero-shot, --model and --decoder with none; give one of them"
+        )
+    from mesm.pipeline.ground.retriever import MomentRetriever, find_checkpoint
+
+    place = None if forced else find_checkpoint(checkpoint)
+    sources = weight_sources(weights, trust_pickle)
+    if place is not None:
+        if not all(question.plain for question in questions):
+            raise PipelineError("--image and --without ask without a run; add --zero-shot")
+        return MomentRetriever.from_checkpoint(place, find_device(device), sources, features)
+    return _without_a_run(model, decoder, device, sources, forced)
 
 
 def _files(places: Sequence[Path]) -> list[Path]:
@@ -133,30 +151,28 @@ def _encoded(
         return None
 
 
-def _answer(
+def _answers(
     encoded: EncodedVideo,
     questions: Sequence[Question],
     grounder: Grounder,
     top_k: int,
     printer: AnswerPrinter,
-    html: Path | None,
     alone: bool,
-) -> None:
+) -> Iterator[tuple[GroundingResult, list[FoundMoment]]]:
+    """Print and yield the answers to each question, and say what has to be known of them."""
     from mesm.pipeline.ground.grounder import found_moments
 
     cut, unsure = 0, 0
     for result in _results(encoded, questions, grounder, top_k):
         cut += result.words_cut
         unsure += result.match is not None and not result.match.confident
-        if html is not None:
-            from mesm.pipeline.ground.page import write_grounding_page
-
-            say(f"page: {write_grounding_page(html, encoded, result)}")
         if printer.as_text:
             if not alone:
-                print(f"{encoded.path}: {result.query}")
+                print(f"{one_line(str(encoded.path))}: {one_line(result.query)}")
             _print_moments(result)
-        printer.print(found_moments(grounder, encoded, result))
+        found = found_moments(grounder, encoded, result)
+        printer.print(found)
+        yield result, found
     if cut:
         which = "the query" if len(questions) == 1 else f"{cut} queries"
         say(f"note: {grounder.model} reads {grounder.max_words} words; the rest of {which} was left out")

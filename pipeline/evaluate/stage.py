@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,11 +15,14 @@ from mesm.datasets.errors import AnnotationError
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config, DatasetConfig
 from mesm.pipeline.data.splits import training_splits
+from mesm.pipeline.evaluate.calibration import calibrate as calibrate_on
+from mesm.pipeline.evaluate.calibration import read_calibration
 from mesm.pipeline.evaluate.controls import baseline_scores, control_scores, training_durations
 from mesm.pipeline.evaluate.metrics import Scores, evaluate_predictions
 from mesm.pipeline.evaluate.predict import predict, protocol_of
 from mesm.pipeline.evaluate.predictions import load_predictions, save_predictions
-from mesm.pipeline.evaluate.tables import metrics_table
+from mesm.pipeline.evaluate.reliability import Calibration, Reliability, measure
+from mesm.pipeline.evaluate.tables import calibration_table, metrics_table, reliability_charts
 from mesm.pipeline.evaluate.trained import TrainedModel, load_evaluation_data, load_trained
 from mesm.pipeline.report.run import write_run_report
 from mesm.pipeline.run.console import say
@@ -36,6 +40,15 @@ class Evaluation:
     split: str
     scores: dict[str, Scores]
     predictions: Path
+    reliability: Reliability | None = None
+    """How far scores are from the share of right answers, where the run was calibrated."""
+
+    def as_record(self) -> dict[str, Any]:
+        """Return everything as plain values for JSON, by name; the reliability stands with the run's own scores."""
+        record = {name: scores.as_record() for name, scores in self.scores.items()}
+        if self.reliability is not None:
+            next(iter(record.values()))["calibration"] = self.reliability.as_record()
+        return record
 
 
 def evaluate(
@@ -46,9 +59,14 @@ def evaluate(
     device: torch.device,
     published: bool,
     controls: bool = False,
+    calibrate: bool = False,
 ) -> list[Evaluation]:
-    """Evaluate a run directory; without `splits`, on the test splits of its configuration."""
-    return evaluate_model(load_trained(run, device), annotations, features, splits, published, controls)
+    """Evaluate a run directory; without `splits`, on the test splits of its configuration.
+
+    calibrate: first measure what its scores mean on the queries that were held back from its training.
+    """
+    trained = load_trained(run, device)
+    return evaluate_model(trained, annotations, features, splits, published, controls, calibrate)
 
 
 def evaluate_model(
@@ -58,6 +76,7 @@ def evaluate_model(
     splits: Sequence[str],
     published: bool,
     controls: bool = False,
+    calibrate: bool = False,
 ) -> list[Evaluation]:
     """Evaluate a network that is loaded; figures, predictions and a page go to its folder."""
     config = trained.config
@@ -66,14 +85,35 @@ def evaluate_model(
         trained = replace(trained, config=config)
     place = Workspace(config, annotations, features, trained.device).require_annotations()
     queries, train = read_splits(config, place, list(splits) or list(config.dataset.test_splits))
+    if calibrate:
+        calibrate_run(trained, place, features)
     results = evaluate_run(trained, queries, train, features, controls)
     folder = trained.folder
-    record = {r.split: {name: scores.as_record() for name, scores in r.scores.items()} for r in results}
-    RunDirectory(folder).write_json("evaluation.json", record)
+    RunDirectory(folder).write_json("evaluation.json", {r.split: r.as_record() for r in results})
     protocol = next(iter(results[0].scores.values())).protocol
     if RunDirectory(folder).metrics() or not trained.checkpoint.tensors:
-        write_run_report(folder, {r.split: metrics_table(r.scores) for r in results}, [f"Protocol: {protocol}."])
+        tables = {r.split: metrics_table(r.scores) for r in results}
+        measured = {r.split: r.reliability for r in results if r.reliability is not None}
+        charts = [chart for split, one in measured.items() for chart in reliability_charts(split, one)]
+        if measured:
+            tables["Expected calibration error"] = calibration_table(measured)
+        write_run_report(folder, tables, [f"Protocol: {protocol}."], charts)
     return results
+
+
+def calibrate_run(trained: TrainedModel, place: Path, features: Path) -> Calibration:
+    """Measure a run's scores on the queries that chose its best epoch, and keep the result in its folder.
+
+    PipelineError when these are too few; FeatureError when their features are not there.
+    """
+    config = trained.config
+    chosen = str(trained.checkpoint.meta.get("validation", ""))
+    # A split that was named for this in training; otherwise the name describes what was held back.
+    select_on = chosen if chosen in AVAILABLE_SPLITS[config.dataset.reader] else ""
+    _, queries, split = training_splits(config, place, select_on)
+    found = calibrate_on(trained, load_evaluation_data(trained, queries, features), split)
+    say(f"scores calibrated on {found.queries} queries, {split}")
+    return found
 
 
 def read_splits(
@@ -115,7 +155,9 @@ def evaluate_run(
         fitted = [a for a in train if a.video_id in durations]
         scores |= baseline_scores(fitted, queries, trained.config, durations)
         say(f"{split}: {len(queries)} queries; predictions in {file}")
-        results.append(Evaluation(split, scores, file))
+        calibration = read_calibration(trained)
+        reliability = None if calibration is None else measure(calibration, predictions, queries)
+        results.append(Evaluation(split, scores, file, reliability))
     return results
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mesm.pipeline.evaluate.metrics import HIGHLIGHT_LEVELS, Scores
+from mesm.pipeline.evaluate.reliability import Reliability
+from mesm.pipeline.report.charts import share_chart
 from mesm.pipeline.report.table import MetricsTable
 
 
@@ -25,6 +27,24 @@ def length_table(scores: Scores) -> MetricsTable:
             recalls = [moments.r1[threshold] for threshold in _shown_thresholds(scores)]
             rows.append((f"{name}, {moments.queries} queries", (*recalls, moments.miou, moments.ap_average)))
     return MetricsTable(columns, tuple(rows))
+
+
+def calibration_table(measured: Mapping[str, Reliability]) -> MetricsTable:
+    """Set the expected calibration errors of splits side by side, in per cent, over BINS bins."""
+    rows = [
+        (f"{split}, {one.queries} queries", tuple(100 * error for error in one.errors))
+        for split, one in measured.items()
+    ]
+    return MetricsTable(("scores as they are", "calibrated"), tuple(rows))
+
+
+def reliability_charts(split: str, measured: Reliability) -> list[str]:
+    """Draw the share of right answers over the score, as it is and calibrated."""
+    forms = {"scores as they are": measured.before, "calibrated": measured.after}
+    return [
+        share_chart(f"Right answers of {split}, {name}", "score", [(one.score, one.right, one.answers) for one in bins])
+        for name, bins in forms.items()
+    ]
 
 
 def _figures(scores: Scores) -> dict[str, float | None]:

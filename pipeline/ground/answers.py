@@ -18,7 +18,8 @@ class Moment:
     end_s: float
     score: float
     """0 to 1, higher is better: the probability that this window is the moment, by `evaluate.rank_by: frames` times its
-    overlap with the frames that look like it. Without a checkpoint it only ranks the spans of one video."""
+    overlap with the frames that look like it. Of a run that was calibrated: the share of answers with this score whose
+    IoU with the moment is 0.5 or more. Without a checkpoint it only ranks the spans of one video."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class GroundingResult:
     """The query was longer than the network reads, and its end was left out."""
     match: Match | None = None
     """Whether anything was found, where that can be said: of answers without a checkpoint."""
+
+    @property
+    def times(self) -> np.ndarray:
+        """(rows,) float64 seconds: the middle of each row."""
+        return (np.arange(len(self.saliency)) + 0.5) * self.row_s
 
     def _repr_html_(self) -> str:
         """Show the moments as a table, for notebooks."""

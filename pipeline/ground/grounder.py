@@ -47,7 +47,10 @@ def found_moments(grounder: Grounder, video: EncodedVideo, result: GroundingResu
     unsure = result.match is not None and not result.match.confident
     said = ((UNTRAINED, grounder.untrained), (NO_MATCH, unsure), ("query cut", result.words_cut))
     notes = [note for note, holds in said if holds]
-    method = grounder.method
+    method = dict(grounder.method)
+    if result.match is not None:
+        match = result.match
+        method["match"] = {"confident": match.confident, "contrast": match.contrast, "chance": match.chance}
     return [
         FoundMoment(
             video.path,

@@ -12,6 +12,7 @@ an hour is looked at as closely as a minute; see `mesm.pipeline.ground.pieces`.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import TextSource
+from mesm.pipeline.evaluate.calibration import read_calibration
 from mesm.pipeline.evaluate.postprocessing import windows_in_seconds
 from mesm.pipeline.evaluate.predict import answer, protocol_of
 from mesm.pipeline.evaluate.trained import TrainedModel, load_trained
@@ -38,6 +40,8 @@ from mesm.pipeline.run.checkpoint import BEST, refuse_other_features
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
 from mesm.pipeline.run.shown_text import one_line
+from mesm.pipeline.share.export import export_run
+from mesm.pipeline.share.hub import find_package, push
 
 
 def find_checkpoint(given: Path | None) -> Path | None:
@@ -70,6 +74,9 @@ class MomentRetriever:
     def __init__(self, trained: TrainedModel, encoders: Sequence[VideoEncoder], text: TextSource) -> None:
         self.trained, self.encoders, self.text = trained, list(encoders), text
         self.device = next(trained.network.parameters()).device
+        self.calibration = read_calibration(trained)
+        self.commit = ""
+        """Of the hub, where it came from one."""
 
     @property
     def config(self) -> Config:
@@ -131,6 +138,48 @@ class MomentRetriever:
             say(f"warning: {error}")
         return cls(trained, encoders, text.source)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        sources: WeightSources | None = None,
+        endpoint: str | None = None,
+        token: str | None = None,
+    ) -> MomentRetriever:
+        """Load an exported package: a folder, or `owner/name` of a hub at a branch, tag or commit.
+
+        endpoint: the hub's address, by default $HF_ENDPOINT or the public one. Raises PipelineError also when a file is
+        not the one that was exported; otherwise as `from_checkpoint`.
+        """
+        folder, commit = find_package(source, revision, endpoint, token)
+        retriever = cls.from_checkpoint(folder, device, sources)
+        retriever.commit = commit
+        return retriever
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        licence: str = "",
+        revision: str | None = None,
+        private: bool = False,
+        force: bool = False,
+        endpoint: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload this network as a package to `owner/name`, and return the commit's address.
+
+        PipelineError when no figures were measured and not `force`, or when the hub refuses; see `share.hub.push`.
+        """
+        with tempfile.TemporaryDirectory(prefix="mesm-package-") as folder:
+            package = export_run(self.trained.path, Path(folder) / "package", licence)
+            return push(
+                package, repository, revision=revision, private=private, force=force, endpoint=endpoint, token=token
+            )
+
     def encode_video(self, path: str | Path, cache: Path | None = None) -> EncodedVideo:
         """Decode a video once and encode it with every encoder.
 
@@ -151,6 +200,8 @@ class MomentRetriever:
         pieces = Pieces.of(video.rows, self.trained.longest_rows, self.config.dataset.max_rows)
         find = self._of_one if len(pieces.starts) == 1 else self._of_several
         best, saliency = find(video, words.vectors, pieces)
+        if self.calibration is not None:
+            best[:, 2] = self.calibration.apply(best[:, 2])
         moments = [Moment(*(round(float(x), 4) for x in row)) for row in best[:top_k]]
         return GroundingResult(query, moments, saliency, video.row_s, words.cut)
 

@@ -66,12 +66,19 @@ def peaks(smoothed: np.ndarray, starts: np.ndarray, part: int, count: int) -> np
 
 
 def find_moments(
-    matrix: RowMatrix, scores: np.ndarray, searched: np.ndarray, reading: Reading, row_s: float, count: int
+    matrix: RowMatrix,
+    wanted: np.ndarray,
+    scores: np.ndarray,
+    searched: np.ndarray,
+    reading: Reading,
+    row_s: float,
+    count: int,
 ) -> list[Span]:
     """Return the best moments of an archive, at least `count` of them where there are as many, best first.
 
-    scores (N,) of all rows; searched (films,) bool: which films may answer; row_s: seconds of a row. Scores of spans
-    are standard deviations above the mean of all rows that were searched.
+    wanted (D,): the direction that rows should have; scores (N,) of all rows by it; searched (films,) bool: which films
+    may answer; row_s: seconds of a row. Scores of spans are standard deviations above the mean of all rows that were
+    searched.
     """
     rows = np.repeat(searched, np.diff(matrix.starts))
     if not rows.any():
@@ -85,7 +92,7 @@ def find_moments(
         film = int(np.searchsorted(matrix.starts, top, side="right")) - 1
         if any(start <= top < end for start, end in looked.get(film, ())):
             continue
-        window, spans = _spans_around(matrix, scores, film, top, reading, row_s)
+        window, spans = _spans_around(matrix, wanted, film, top, reading, row_s)
         looked.setdefault(film, []).append(window)
         spans[:, 2] = (spans[:, 2] - mean) / max(deviation, 1e-12)
         found.setdefault(film, []).append(spans)
@@ -109,7 +116,7 @@ def folded(matrix: RowMatrix, spans: list[Span], count: int) -> list[tuple[Span,
 
 
 def _spans_around(
-    matrix: RowMatrix, scores: np.ndarray, film: int, top: int, reading: Reading, row_s: float
+    matrix: RowMatrix, wanted: np.ndarray, film: int, top: int, reading: Reading, row_s: float
 ) -> tuple[tuple[int, int], np.ndarray]:
     """Return the window that was looked at, in rows of the matrix, and spans (k, 3) of rows of the film in it.
 
@@ -118,7 +125,8 @@ def _spans_around(
     first, last = int(matrix.starts[film]), int(matrix.starts[film + 1])
     for start, end in _windows(first, last, top, reading, row_s):
         vectors = matrix.rows(start, end)
-        curve = scores[start:end].astype(np.float64)
+        # The scores of all rows are rounded otherwise where they lie otherwise, and must decide no border.
+        curve = vectors.astype(np.float64) @ wanted
         if (start, end) == (first, last):
             spans = find_spans(curve, row_s, reading, vectors)
         else:

@@ -94,7 +94,7 @@ def search(
     matrix, files = index.matrix, files_of(index, allowed or Filter())
     searched = np.array([film in files for film in matrix.films], bool)
     scores = matrix.scores(wanted)
-    spans = find_moments(matrix, scores, searched, grounder.reading, index.facts.row_s, count)
+    spans = find_moments(matrix, wanted, scores, searched, grounder.reading, index.facts.row_s, count)
     kept = folded(matrix, spans, count) if dedupe else [(span, 0) for span in spans[:count]]
     spoken = [] if question.picture else find_spoken(index.catalogue, question.text, 4 * count)
     hits = _merge(index, matrix, kept, [one for one in spoken if one.film in files])[:count]
@@ -152,7 +152,9 @@ def _merge(
         rows = matrix.starts[span.film + 1] - matrix.starts[span.film]
         row_s = durations[film] / rows
         evidence = (Evidence("picture", span.score),)
-        seen.append(_Hit(film, span.start * row_s, span.end * row_s, span.score, "contrast", evidence, alike))
+        seen.append(
+            _Hit(film, float(span.start * row_s), float(span.end * row_s), span.score, "contrast", evidence, alike)
+        )
     if not spoken:
         return seen
     hits: list[_Hit] = []

@@ -13,6 +13,8 @@ from mesm.pipeline.report.page import render
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 446, 12, 220
 """Edges of the part of a chart in which its curves run."""
+SMALLEST_DOT, LARGEST_DOT = 3, 11
+"""Radius."""
 SPARK_WIDTH, SPARK_HEIGHT = 200, 56
 
 Points = Sequence[tuple[float, float]]
@@ -62,6 +64,39 @@ def sparkline(name: str, points: Points) -> str:
     down = 4 + (SPARK_HEIGHT - 8) * (y.max() - y) / (y.max() - y.min() or 1)
     curve = _curve(name, finite, across, down)
     return render("sparkline.html.j2", size=(SPARK_WIDTH, SPARK_HEIGHT), curve=curve, first=_number(y[0]))
+
+
+def share_chart(title: str, x_name: str, points: Sequence[tuple[float, float, int]]) -> str:
+    """Draw shares over what was foretold, both 0 to 1, as dots whose area is their count; on the diagonal it is right.
+
+    points: (foretold, share, count). Returns Markup.
+    """
+    largest = max((count for *_, count in points), default=1)
+
+    def across(x: float) -> float:
+        return LEFT + (RIGHT - LEFT) * x
+
+    def down(y: float) -> float:
+        return BOTTOM - (BOTTOM - TOP) * y
+
+    def told(x: float, y: float, count: int) -> str:
+        return f"{count} answers: {x:.0%} foretold, {y:.0%} right"
+
+    dots = [
+        (across(x), down(y), max(SMALLEST_DOT, LARGEST_DOT * math.sqrt(n / largest)), told(x, y, n))
+        for x, y, n in points
+    ]
+    ticks = [n / 5 for n in range(6)]
+    return render(
+        "share_chart.html.j2",
+        title=title,
+        x_name=x_name,
+        size=(WIDTH, HEIGHT),
+        sides=(LEFT, RIGHT, TOP, BOTTOM),
+        levels=[(down(level), f"{level:.0%}") for level in ticks],
+        places=[(across(place), f"{place:.0%}") for place in ticks],
+        dots=dots,
+    )
 
 
 def nice_step(span: float, most: int) -> float:

@@ -69,7 +69,7 @@ def render_page(
         "grounding_page.html.j2",
         title=title,
         subtitle=subtitle,
-        figures=[(figure, _TimeLine(figure.duration_s)) for figure in figures],
+        figures=[(figure, TimeLine(figure.duration_s)) for figure in figures],
         shown_windows=SHOWN_WINDOWS,
         table=metrics_table,
         caption=caption,
@@ -78,12 +78,13 @@ def render_page(
 
 
 @dataclass(frozen=True)
-class _TimeLine:
+class TimeLine:
     """Where things stand along the time of a video, as CSS and SVG write it."""
 
     duration_s: float
 
     def place(self, window: Window) -> str:
+        """Return the place of a bar."""
         start, end = self._edges(window)
         return f"left:{start:.3%};width:{max(end - start, 0):.3%}"
 

@@ -28,14 +28,18 @@ Row = Mapping[str, Any]
 
 
 def write_run_report(
-    run_dir: Path, tables: Mapping[str, MetricsTable] | None = None, notes: Sequence[str] = ()
+    run_dir: Path,
+    tables: Mapping[str, MetricsTable] | None = None,
+    notes: Sequence[str] = (),
+    reliability: Sequence[str] = (),
 ) -> Path:
     """Write `report.html` of a run directory from its metrics.jsonl and config.yaml, and return its path.
 
     Without a metrics.jsonl it is that of a network that is not trained, of which `tables` are shown.
 
-    `tables` are evaluations by caption; `notes` are sentences that a reader must know, such as how the best epoch
-    was chosen. Raises PipelineError when there is nothing to show, FeatureError when the report cannot be written.
+    `tables` are evaluations by caption; `notes` are sentences that a reader must know, such as how the best epoch was
+    chosen; `reliability` are charts of what scores mean. Raises PipelineError when there is nothing to show,
+    FeatureError when the report cannot be written.
     """
     metrics = run_dir / METRICS_FILE
     rows = [] if tables and not metrics.exists() else _read_metrics(metrics)
@@ -48,6 +52,7 @@ def write_run_report(
         facts=_facts(rows),
         notes=notes,
         tables=tables or {},
+        reliability=reliability,
         validation=_validation_charts(rows),
         total_loss=line_chart("Total loss", "epoch", {"total": _series(rows, "loss", "total")}) if rows else None,
         sparks=_sparklines(rows),

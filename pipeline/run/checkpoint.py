@@ -20,6 +20,7 @@ from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.publishing import replace_file
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
+from mesm.pipeline.run.package import WEIGHTS, is_package, verify
 
 METADATA_KEY = "mesm-checkpoint"
 HASHED = re.compile(r'\{"sha256":"([0-9a-f]{64})",')
@@ -68,9 +69,10 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint file; PipelineError when it is missing, damaged or of another format.
+    """Read a checkpoint file, or the best one of a run directory, or an exported package.
 
-    One of an earlier version, which has no hash, is read with a note.
+    PipelineError when it is missing, damaged or of another format, or when a package's files were changed. One of an
+    earlier version, which has no hash, is read with a note.
     """
     checkpoint, has_hash = read_checkpoint(path)
     if not has_hash:
@@ -80,7 +82,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def read_checkpoint(path: Path) -> tuple[Checkpoint, bool]:
     """Read a checkpoint file as `load_checkpoint`, and say whether it has a hash, which agrees then."""
-    path = checkpoint_file(path, BEST) if path.is_dir() else path
+    if path.is_dir() and is_package(path) and not checkpoint_file(path, BEST).exists():
+        verify(path)
+        path = path / WEIGHTS
+    elif path.is_dir():
+        path = checkpoint_file(path, BEST)
     if not path.exists():
         raise PipelineError(f"there is no checkpoint {path}; train first, or give a run directory")
     if not path.is_file():

@@ -9,15 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.publishing import held_alone, remove_stale_temporaries
 from mesm.model.registry import find_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.texts import WORD_TABLE_FILE, VectorText
+from mesm.pipeline.evaluate.calibration import LEAST_QUERIES, calibrate
 from mesm.pipeline.evaluate.metrics import Scores
 from mesm.pipeline.evaluate.predict import evaluate_split
 from mesm.pipeline.evaluate.tables import metrics_table
+from mesm.pipeline.evaluate.trained import load_trained
 from mesm.pipeline.report.run import write_run_report
 from mesm.pipeline.report.table import render_text
 from mesm.pipeline.run.checkpoint import LAST, require_parts
@@ -25,6 +29,7 @@ from mesm.pipeline.run.console import ProgressBar, say, silence
 from mesm.pipeline.run.directory import RunDirectory
 from mesm.pipeline.run.distributed import World, join_world
 from mesm.pipeline.run.memory import keep_freed_memory
+from mesm.pipeline.run.package import CALIBRATION
 from mesm.pipeline.train.data import TrainingData, build_for, load_training_data
 from mesm.pipeline.train.loggers import open_logs
 from mesm.pipeline.train.optimisation import learning_rate
@@ -83,6 +88,9 @@ def _train(workspace: Workspace, run: RunDirectory, world: World, select_on: str
         if world.leads and not run.report_path.exists() and run.metrics():
             write_run_report(out, notes=[note_on_selection(config, data)])
         say(f"{out} is complete: {config.train.epochs} epochs, best {best_so_far(state.progress, config)}")
+        # It may have been killed just before the end.
+        if world.leads and not (out / CALIBRATION).exists():
+            calibrate_best(out, data, workspace.device)
         return
     with ExitStack() as stack:
         if world.leads:
@@ -102,6 +110,7 @@ def _train(workspace: Workspace, run: RunDirectory, world: World, select_on: str
             loss = ", ".join(f"{name} {value:.3f}" for name, value in row["loss"].items())
             say(f"epoch {row['epoch'] + 1}/{config.train.epochs}: {row['seconds']:.1f} s; {loss}")
     if world.leads:
+        calibrate_best(out, data, workspace.device)
         write_run_report(out, notes=[note_on_selection(config, data)])
     say(f"done: best epoch {best_so_far(state.progress, config)} on {data.validation_name}")
 
@@ -109,6 +118,15 @@ def _train(workspace: Workspace, run: RunDirectory, world: World, select_on: str
 def note_on_selection(config: Config, data: TrainingData) -> str:
     """Say in a sentence how the best epoch was chosen."""
     return f"The best epoch was chosen by {config.train.select_by} on {data.validation_name}."
+
+
+def calibrate_best(out: Path, data: TrainingData, device: torch.device) -> None:
+    """Measure what the scores of the best epoch mean, where enough queries were held back for that."""
+    if len(data.validation) < LEAST_QUERIES:
+        say(f"note: scores are not calibrated, as fewer than {LEAST_QUERIES} queries were held back")
+        return
+    found = calibrate(load_trained(out, device), data.validation, data.validation_name)
+    say(f"scores calibrated: temperature {found.temperature:.2f}, offset {found.offset:.2f}")
 
 
 def seed_directory(out: Path, seed: int) -> Path:

@@ -34,7 +34,7 @@ class ColourFrames:
 class ColourSentences:
     """The colour that a sentence names; every other sentence is grey."""
 
-    name, dim, max_tokens = "colour-text", 3, 12
+    name, dim, max_tokens, special_tokens = "colour-text", 3, 12, 0
     spec: dict[str, Any] = {"encoder": "colour-text", "weights": "colours"}  # noqa: RUF012
     colours = ("red", "green", "blue")
 
@@ -43,8 +43,9 @@ class ColourSentences:
 
     def _one(self, text: str) -> TextFeatures:
         vector = np.full(3, 0.3, np.float32) + np.array([colour in text for colour in self.colours], np.float32)
-        words = min(len(text.split()), self.max_tokens)
-        return TextFeatures(np.zeros((words, 3), np.float32), np.zeros(words, np.int64), vector)
+        said = len(text.split())
+        words = min(said, self.max_tokens)
+        return TextFeatures(np.zeros((words, 3), np.float32), np.zeros(words, np.int64), vector, said > words)
 
 
 def colour_model() -> ZeroShot:

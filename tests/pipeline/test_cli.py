@@ -61,7 +61,7 @@ def test_version_and_configs(capsys: pytest.CaptureFixture[str]) -> None:
         (["extract", "--videos", ".", "--config", "demo", "--weights", "x=y"], "expected NAME=PATH"),
         (["train", "--out", "runs/a", "--config", "demo"], "--annotations"),
         (["train", "--out", "runs/a", "--config", "demo", "--annotations", "nowhere"], "there is no nowhere"),
-        (["evaluate"], "run directory, or --predictions"),
+        (["evaluate"], "run directory or --predictions"),
         (["extrac"], "extrac"),
         (["extract", "--bogus"], "--bogus"),
         (["extract", "--config", "demo"], "--videos"),

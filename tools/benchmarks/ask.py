@@ -116,7 +116,8 @@ def _asker(index: IndexStore) -> Callable[[], object]:
 
     def ask() -> None:
         wanted = draw.standard_normal(DIM)
-        find_moments(matrix, matrix.scores(wanted / np.linalg.norm(wanted)), searched, reading, 1.0, 10)
+        wanted /= np.linalg.norm(wanted)
+        find_moments(matrix, wanted, matrix.scores(wanted), searched, reading, 1.0, 10)
 
     return ask
 

@@ -120,7 +120,6 @@ def test_films_of_an_index_are_not_decoded(
         (["a.mp4", "--queries", "blank.txt"], "holds no query"),
         (["a.mp4", "--queries", "bad.jsonl"], "bad.jsonl, line 2"),
         (["a.mp4", "x", "--json", "--csv"], "two formats"),
-        (["a.mp4", "b.mp4", "x", "--html", "page.html"], "one question about one video"),
         (["a.mp4", "x", "--without", " "], "--without is empty"),
         (["a.mp4", "x", "--index", "nowhere"], "is no index"),
     ],

@@ -111,7 +111,7 @@ def test_grounding_and_evaluation_agree_with_the_truth(
         writer.add("v", {"features": features(rows, first, stop)}, clip_len_s=row_s, duration_s=duration)
     network = Finder().eval()
 
-    trained = TrainedModel(network, config, Checkpoint({}, {}), tmp_path)
+    trained = TrainedModel(network, config, Checkpoint({}, {}), tmp_path, torch.device("cpu"))
     video = read_encoded(Path("v.mp4"), "v", [stored])
     assert isinstance(video, EncodedVideo)
     result = MomentRetriever(trained, [], text).ground(video, "a door", top_k=1)

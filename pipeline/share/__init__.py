@@ -1,0 +1,1 @@
+"""Trained networks that travel: a folder with its card, and the hub."""
