@@ -108,7 +108,8 @@ class _Array(np.ndarray):
             raise pickle.UnpicklingError(f"it announces an array {shape} and has {len(content)} bytes of it")
         self.budget.take(len(content))
         self.budget = None
-        super().__setstate__((1, tuple(shape), dtype.numpy, np.bool_(fortran), content))
+        plain: Any = (1, tuple(shape), dtype.numpy, bool(fortran), content)
+        super().__setstate__(plain)
 
 
 class _Budget:

@@ -40,10 +40,11 @@ def open_streams(streams: Sequence[VideoFeatureConfig], features: Path) -> list[
         place = f"features.video.{number}"
         folder = find_features(features, stream.encoder, stream.fingerprint, place)
         found = folder.spec.get("clip_len_s")
-        if found is not None and abs(float(found) - stream.clip_len) > 0.02 * stream.clip_len:
+        # Of imported features whose rows share each video's duration, it is a text.
+        if isinstance(found, int | float) and abs(found - stream.clip_len) > 0.02 * stream.clip_len:
             raise FeatureError(
-                f"{folder.path} holds rows of {float(found):g} s, the configuration expects {stream.clip_len:g} s; "
-                f"use --set {place}.clip_len={float(found):g}, or extract with {stream.clip_len:g} s"
+                f"{folder.path} holds rows of {found:g} s, the configuration expects {stream.clip_len:g} s; "
+                f"use --set {place}.clip_len={found:g}, or extract with {stream.clip_len:g} s"
             )
         folders.append(folder)
     return folders

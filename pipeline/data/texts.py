@@ -126,7 +126,10 @@ class StoredText(EncodedText):
     """Token states that were extracted before."""
 
     def __init__(self, folder: FeatureFolder, config: TextFeatureConfig, max_words: int) -> None:
-        super().__init__(int(folder.spec["dim"]), config, max_words)
+        dim = folder.spec.get("dim")
+        if not isinstance(dim, int):
+            raise FeatureError(f"{folder.path} does not say how wide its states are (dim: {dim!r}); extract them again")
+        super().__init__(dim, config, max_words)
         self.folder = folder
 
     def words(self, query: str) -> QueryWords:

@@ -21,6 +21,8 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.text_files import publish_text
 
 SHOWN_PROBLEMS = 50
+LARGEST_TIME_S = 1e9
+"""Thirty years: beyond it, lengths of windows come near to numbers that are none."""
 
 
 class PredictionError(PipelineError):
@@ -116,6 +118,8 @@ def _read_line(line: str) -> tuple[Prediction | None, list[str]]:
     if windows is None or (windows.size and windows.shape[1] != 3):
         found = _found(record, "pred_relevant_windows")
         mistakes.append(f"pred_relevant_windows: expected a list of [start s, end s, score], found {found}")
+    elif windows.size and np.abs(windows[:, :2]).max() > LARGEST_TIME_S:
+        mistakes.append(f"pred_relevant_windows: expected seconds, found {_shorten(windows.max().item())}")
     elif windows.size and (backwards := windows[:, 1] < windows[:, 0]).any():
         found = _shorten(windows[backwards][0].tolist())
         mistakes.append(f"pred_relevant_windows: expected windows that end after their start, found {found}")

@@ -25,7 +25,12 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(sender, function, arguments), daemon=True)
-    process.start()
+    # Until the process ignores Ctrl-C, which takes it until its modules are loaded, it does not hear of it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     sender.close()
     try:
         result, error, place = receiver.recv()
@@ -46,6 +51,7 @@ def _serve(sender: Connection, function: Callable[..., Any], arguments: tuple[An
     """Call the function and send (result, error, its traceback)."""
     # Ctrl-C reaches every process of a terminal; the parent is the one to answer it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     wait_quietly()
     message: tuple[Any, Exception | None, str]

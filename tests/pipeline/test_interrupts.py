@@ -9,6 +9,14 @@ from pathlib import Path
 
 import pytest
 
+AS_FROM_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+"""
+"""A test that runs in the background, or under nohup, hands down that signals are ignored."""
+
 HOOK = """
 import os, signal, sys
 
@@ -42,6 +50,7 @@ cli.main()
 
 
 def run_program(program: str) -> subprocess.CompletedProcess[str]:
+    program = AS_FROM_A_TERMINAL + program
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -16,11 +17,13 @@ from mesm.datasets.errors import AnnotationError
 from mesm.datasets.targets import query_targets, saliency_rows
 from mesm.pipeline import cli
 from mesm.pipeline.config.errors import PipelineError
+from mesm.pipeline.config.schema import VideoFeatureConfig
 from mesm.pipeline.data.durations import with_known_durations
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.evaluate.metrics import MetricsError, evaluate_predictions
 from mesm.pipeline.evaluate.predictions import Prediction, PredictionError, load_predictions
 from mesm.pipeline.evaluate.protocols import find_protocol
+from mesm.pipeline.importers.features import import_features
 from mesm.pipeline.train.data import load_training_data
 
 
@@ -143,6 +146,21 @@ def test_predictions_are_compared_with_the_video_and_must_end_after_they_start(t
     file.write_text(json.dumps({"qid": 0, "vid": "v", "pred_relevant_windows": [[4, 2, 0.5], [3, 3, 0.4]]}))
     with pytest.raises(PredictionError, match=r"expected windows that end after their start, found \[4.0, 2.0, 0.5\]"):
         load_predictions(file)
+
+
+def test_predictions_beyond_all_videos_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.jsonl"
+    file.write_text(json.dumps({"qid": 0, "vid": "v", "pred_relevant_windows": [[-1e308, 1e308, 0.5]]}))
+    with pytest.raises(PredictionError, match="expected seconds, found 1e"):
+        load_predictions(file)
+
+
+def test_imported_rows_that_share_the_duration_open(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["v"] = np.ones((3, 4), np.float32)
+    import_features(tmp_path / "a.h5", tmp_path / "F", name="c3d", clip_len_s=None, durations={"v": 6.0})
+    (folder,) = open_streams([VideoFeatureConfig(encoder="c3d", clip_len=4.3537)], tmp_path / "F")
+    assert folder.record("v").clip_len_s == 2.0
 
 
 def test_highlights_of_a_video_of_a_million_years_are_refused() -> None:

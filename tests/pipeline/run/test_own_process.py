@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.context
 import os
 import signal
 import subprocess
@@ -95,3 +96,23 @@ def test_peak_memory_is_that_of_the_process_alone() -> None:
     here = peak_after_filling(large // MIB)
     assert here > large
     assert in_own_process(peak_after_filling, 0) < small + 20 * MIB
+
+
+def signals_that_are_held() -> tuple[bool, bool]:
+    """Whether Ctrl-C is ignored here, and whether it is held back."""
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    return ignored, signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
+def test_ctrl_c_is_the_parents_from_the_first_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    start = multiprocessing.context.SpawnProcess.start
+
+    def watched(self: multiprocessing.context.SpawnProcess) -> None:
+        seen.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set()))
+        start(self)
+
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", watched)
+    assert in_own_process(signals_that_are_held) == (True, False)
+    assert seen == [True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
