@@ -127,6 +127,8 @@ def test_sound_that_goes_on_in_asf_is_no_truncation(tmp_path: Path) -> None:
     reading = read_film(path)
     assert reading.error is None
     assert reading.painted == list(range(50))
+    assert reading.info is not None
+    assert reading.info.duration_s == pytest.approx(2, abs=0.1), "the sound's length is not the film's"
 
 
 def follow(error: object, file: Path, new: Path) -> Path:
