@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -24,29 +26,33 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_film(Film("film.mp4", X264, frames=5), tmp_path_factory.mktemp("film"))
 
 
-def dying(count: Path, times: int) -> str:
-    """Return what a decode process does first: end, as long as fewer than `times` have done so."""
+def dying(count: Path, turns: Collection[int]) -> str:
+    """Return what a decode process does first: end, when as many as one of `turns` were started before it."""
     return (
-        f"import os; n = os.path.getsize({str(count)!r});"
-        f"n < {times} and (open({str(count)!r}, 'a').write('x'), print('no memory', file=__import__('sys').stderr));"
-        f"n < {times} and os.kill(os.getpid(), 9);"
+        f"import os, sys; n = os.path.getsize({str(count)!r}); open({str(count)!r}, 'a').write('x');"
+        f"n in {list(turns)} and (print('no memory', file=sys.stderr, flush=True), os.kill(os.getpid(), 9));"
     )
 
 
 def test_process_that_dies_while_it_begins_is_started_again(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Twice before the first that works, and twice after that was killed."""
     count = tmp_path / "count"
     count.touch()
-    monkeypatch.setattr(decoding, "_CHILD_PROGRAM", dying(count, decoding.FALSE_STARTS - 1) + decoding._CHILD_PROGRAM)
+    monkeypatch.setattr(decoding, "_CHILD_PROGRAM", dying(count, [0, 1, 3, 4]) + decoding._CHILD_PROGRAM)
     with DecodePool() as pool:
-        pool.start(0, film)
-        event = pool.next_event()
-        assert isinstance(event, Probed)
-        pool.decode(event, [FrameOutput(None, event.info.timestamps[:1])])
-        while not isinstance(event := pool.next_event(), Finished):
-            pass
-    assert count.stat().st_size == decoding.FALSE_STARTS - 1
+        for job, started in ((0, 3), (1, 6)):
+            pool.start(job, film)
+            event = pool.next_event()
+            assert isinstance(event, Probed)
+            pool.decode(event, [FrameOutput(None, event.info.timestamps[:1])])
+            while not isinstance(event := pool.next_event(), Finished):
+                pass
+            assert count.stat().st_size == started
+            (pid,) = pool.pids
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 def test_processes_that_never_begin_are_an_error_with_their_words(
@@ -54,7 +60,7 @@ def test_processes_that_never_begin_are_an_error_with_their_words(
 ) -> None:
     count = tmp_path / "count"
     count.touch()
-    monkeypatch.setattr(decoding, "_CHILD_PROGRAM", dying(count, 100))
+    monkeypatch.setattr(decoding, "_CHILD_PROGRAM", dying(count, range(100)))
     with DecodePool() as pool:
         pool.start(0, film)
         with pytest.raises(ExtractorError, match=r"^3 decode processes ended before they began.*status -9: no memory"):

@@ -181,8 +181,9 @@ def late_film(films: Path, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("unknown", [("rule", "modified_ns", "sha256", "start_s"), ("rule",)])
 def test_features_of_an_earlier_rule_stay_where_that_read_the_film_alike(
-    films: Path, tmp_path: Path, decoded: list[str]
+    unknown: tuple[str, ...], films: Path, tmp_path: Path, decoded: list[str]
 ) -> None:
     videos, root = tmp_path / "videos", tmp_path / "features"
     a_film(films, videos, 0)
@@ -192,7 +193,7 @@ def test_features_of_an_earlier_rule_stay_where_that_read_the_film_alike(
     assert extract(videos, root).done == 3
     assert stored(root).record("late").meta["start_s"] == pytest.approx(1.5, abs=0.01)
     fingerprint = stored(root).fingerprint
-    forget(root, "rule", "modified_ns", "sha256", "start_s")
+    forget(root, *unknown)
     kept = {name: stored(root).read(name)["features"] for name in ("film0", "film1", "late")}
     decoded.clear()
 
