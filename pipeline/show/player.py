@@ -9,6 +9,7 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
+from mesm.extractors.decoding.probing import open_container, video_stream
 from mesm.pipeline.config.errors import PipelineError
 
 PLAYERS: dict[str, Callable[[str, str], list[str]]] = {
@@ -38,10 +39,11 @@ def play(
 ) -> str:
     """Start to play, without waiting for the end, and return by what.
 
-    page: what the browser is to open instead of the film. PipelineError when there is no player and no browser.
+    page: what the browser is to open instead of the film. ProbeError for what is no film, such as a playlist, which
+    players would follow; PipelineError when there is no player and no browser.
     """
-    if not film.is_file():
-        raise PipelineError(f"{film} is not there; nothing to open")
+    with open_container(film) as container:
+        video_stream(container, film)
     command = player_command(film, start_s, which)
     if command is not None:
         nothing = subprocess.DEVNULL

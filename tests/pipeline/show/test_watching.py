@@ -17,6 +17,7 @@ from films import film, found, numbers_in
 from media import B_FRAMES, FILMS, Film, make_film, read_number, x264
 from PIL import Image
 
+from mesm.extractors.errors import ProbeError
 from mesm.pipeline import cli
 from mesm.pipeline.commands.showing import Showing, with_showing
 from mesm.pipeline.config.errors import PipelineError
@@ -68,8 +69,14 @@ def test_the_browser_plays_where_no_player_is(tmp_path: Path) -> None:
     assert asked == [f"file://{tmp_path}/a%23b%3F.mp4#t=1.250", f"file://{tmp_path}/page.html"]
     with pytest.raises(PipelineError, match="none of mpv, vlc, ffplay is here"):
         play(source.path, 1.25, which={}.get, browse=browse)
-    with pytest.raises(PipelineError, match="not there"):
-        play(tmp_path / "gone.mp4", 1.25, which={}.get, browse=browse)
+
+
+def test_only_films_are_played(tmp_path: Path) -> None:
+    playlist = tmp_path / "list.mp4"
+    playlist.write_text(f"#EXTM3U\n#EXTINF:1,\n{film(tmp_path).path}\n")
+    for path in (playlist, tmp_path / "gone.mp4", tmp_path):
+        with pytest.raises(ProbeError, match=path.name):
+            play(path, 1.25, which={"mpv": "/no/such/player"}.get)
 
 
 def test_sharp_pictures_are_better_than_blurred_dark_and_blown_out_ones() -> None:
