@@ -16,33 +16,25 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-from av.codec.context import Flags
 from av.error import FFmpegError
 
 from mesm.extractors.contracts import READING_RULE, VideoInfo
 from mesm.extractors.decoding.container_crop import container_crop
+from mesm.extractors.decoding.containers import MAX_PIXELS, open_container, open_track
 from mesm.extractors.decoding.file_ends import check_end, declared_end, end_tolerance, lost_frames
 from mesm.extractors.decoding.packets import FilePackets, choose_track, read_packets, reason, video_streams
 from mesm.extractors.decoding.picture_shape import PLAIN_TURNS, Filters, display_matrix, display_size, upright
-from mesm.extractors.decoding.source_file import SourceFile, refuse_irregular
+from mesm.extractors.decoding.source_file import SourceFile
 from mesm.extractors.errors import ProbeError
 
 __all__ = ["SourceFile", "open_container", "open_track", "probe"]
-
-CONTAINERS = "3g2,3gp,asf,avi,dv,f4v,flv,gif,m4a,matroska,mj2,mov,mp4,mpeg,mpegts,mxf,nut,ogg,rm,webm,wtv"
-"""libavformat's demuxers that may be used: each reads one file and no other."""
-
-MAX_PIXELS = 8192 * 8192
-"""Largest picture that is decoded, coded or displayed: twice what the highest level of any video codec allows."""
 
 DECORD_CONTAINERS = frozenset({"mov", "matroska"})
 DECORD_CODECS = frozenset({"h264", "hevc"})
@@ -85,37 +77,6 @@ def probe(path: Path, on_progress: Callable[[], None] = lambda: None) -> VideoIn
         shown = [one.index for one in container.streams.video].index(stream.index)
         geometry = _geometry(path, container.format.name.split(",")[0], stream.index, shown)
         return _describe(path, container, stream, geometry, found, held_to)
-
-
-def open_container(path: Path) -> Any:
-    """Open a regular file with PyAV, kept to that file alone; raises ProbeError with what was found."""
-    refuse_irregular(path)
-    # The bound holds for frames that are decoded while the file is opened, too.
-    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(MAX_PIXELS)}
-    try:
-        return av.open(os.path.abspath(path), options=options, metadata_errors="replace")
-    except FFmpegError as error:
-        raise ProbeError(f"{path} is not a video that can be read: {reason(error)}") from error
-
-
-def open_track(path: Path, track: int, threads: int = 0, exact_crop: bool = True) -> tuple[Any, Any]:
-    """Open a file and one of its video streams for decoding; ProbeError when it is not there.
-
-    `threads`: of the decoder, 0 for its own choice. `exact_crop`: crop at the left where that is slower, too.
-    """
-    container = open_container(path)
-    streams = container.streams
-    if track >= len(streams) or streams[track].type != "video" or streams[track].codec_context is None:
-        container.close()
-        raise ProbeError(f"{path} has no video stream {track}; it had one when it was measured")
-    codec = streams[track].codec_context
-    codec.options = {**codec.options, "max_pixels": str(MAX_PIXELS)}
-    if exact_crop:
-        codec.flags |= int(Flags.unaligned)
-    if threads:
-        streams[track].thread_type = "AUTO"
-        codec.thread_count = threads
-    return container, streams[track]
 
 
 def _refuse_huge(stream: Any, path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from mesm.extractors.contracts import VideoInfo
-from mesm.extractors.decoding.probing import open_track
+from mesm.extractors.decoding.containers import open_track
 from mesm.extractors.decoding.streams import PyavStream
 from mesm.extractors.errors import DecodeError
 

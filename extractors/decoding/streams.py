@@ -29,8 +29,8 @@ from av.error import FFmpegError
 from av.filter import Graph
 
 from mesm.extractors.contracts import VideoInfo
+from mesm.extractors.decoding.containers import open_track
 from mesm.extractors.decoding.packets import MADE_UP_TIMES
-from mesm.extractors.decoding.probing import open_track
 from mesm.extractors.errors import DecodeError
 
 _UNSPECIFIED = 2

@@ -12,7 +12,7 @@ import pysubs2
 from av.error import FFmpegError
 from charset_normalizer import from_bytes
 
-from mesm.extractors.decoding.probing import open_container
+from mesm.extractors.decoding.containers import open_container
 from mesm.extractors.errors import VideoError
 from mesm.pipeline.index.catalogue import Cue
 from mesm.pipeline.run.console import say

@@ -11,7 +11,7 @@ from typing import Any
 import ffmpeg
 import imageio_ffmpeg
 
-from mesm.extractors.decoding.probing import CONTAINERS
+from mesm.extractors.decoding.containers import CONTAINERS
 from mesm.extractors.decoding.process import end_with_parent
 from mesm.pipeline.config.errors import PipelineError
 

@@ -9,7 +9,7 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
-from mesm.extractors.decoding.probing import open_container, video_stream
+from mesm.extractors.decoding.containers import open_container
 from mesm.pipeline.config.errors import PipelineError
 
 PLAYERS: dict[str, Callable[[str, str], list[str]]] = {
@@ -43,7 +43,7 @@ def play(
     players would follow; PipelineError when there is no player and no browser.
     """
     with open_container(film) as container:
-        video_stream(container, film)
+        video_streams(container, film)
     command = player_command(film, start_s, which)
     if command is not None:
         nothing = subprocess.DEVNULL

@@ -12,7 +12,8 @@ import numpy as np
 from av.error import FFmpegError
 
 from mesm.extractors.contracts import VideoInfo
-from mesm.extractors.decoding.probing import open_container, probe
+from mesm.extractors.decoding.containers import open_container
+from mesm.extractors.decoding.probing import probe
 from mesm.extractors.decoding.seeking import SeekingStream
 from mesm.extractors.errors import ProbeError
 from mesm.pipeline.config.errors import PipelineError

@@ -18,8 +18,9 @@ from reading import read_film
 
 from mesm.extractors.contracts import READING_RULE
 from mesm.extractors.decoding.container_crop import container_crop
+from mesm.extractors.decoding.containers import MAX_PIXELS
 from mesm.extractors.decoding.file_ends import is_whole
-from mesm.extractors.decoding.probing import MAX_PIXELS, probe
+from mesm.extractors.decoding.probing import probe
 from mesm.extractors.decoding.streams import open_stream
 
 PATTERN = "testsrc2=s={size}:r={rate}:d={seconds}"
