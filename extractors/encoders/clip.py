@@ -26,7 +26,8 @@ from torch import nn
 
 from mesm.extractors.contracts import FramePlan, FrameTransform, TextFeatures, VideoInfo
 from mesm.extractors.decoding.sampling import image_rows
-from mesm.extractors.encoders.clip_towers import image_size, load_tower, plain_config, tokenizer
+from mesm.extractors.encoders.clip_pieces import tokenizer
+from mesm.extractors.encoders.clip_towers import image_size, load_tower, plain_config
 from mesm.extractors.encoders.network_encoder import (
     NetworkTextEncoder,
     NetworkVideoEncoder,

@@ -6,19 +6,16 @@ The numbers are those of open_clip's own towers. Models of another kind are left
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from mesm.extractors.errors import EncoderError
-from mesm.extractors.weights.converters import refuse_misfits
+from mesm.extractors.encoders.clip_pieces import open_clip_folder
+from mesm.extractors.weights.converters import refuse_misfits, refuse_not_finite
 
 VISION_KEYS = {"image_size", "layers", "width", "head_width", "patch_size"}
 TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers"}
@@ -116,7 +113,7 @@ def plain_config(options: Mapping[str, Any], default_model: str) -> Mapping[str,
     if "architecture" in options:
         config = dict(options["architecture"])
     else:
-        path = _folder() / "model_configs" / f"{options.get('model', default_model)}.json"
+        path = open_clip_folder() / "model_configs" / f"{options.get('model', default_model)}.json"
         if not path.is_file():
             return None
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -148,40 +145,6 @@ def load_tower(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], ima
     tower = towers[prefix]
     # Copied, as the file may be mapped, and files change.
     own = {name: state[f"{prefix}{name}"].to(torch.float32, copy=True) for name in tower.state_dict()}
+    refuse_not_finite(own, source)
     tower.load_state_dict(own, assign=True)
     return tower
-
-
-def tokenizer(context_length: int) -> Callable[[list[str]], torch.Tensor]:
-    """Return open_clip's tokenizer of CLIP's pieces: texts to ids (n, context_length)."""
-    found: Callable[[list[str]], torch.Tensor] = _tokenizer_module().SimpleTokenizer(context_length=context_length)
-    return found
-
-
-def pieces() -> Mapping[int, str]:
-    """Return the text of every token id of CLIP's byte-pair encoding; `</w>` closes a word."""
-    found: Mapping[int, str] = _tokenizer_module().SimpleTokenizer().decoder
-    return found
-
-
-def model_names() -> list[str]:
-    """Return the names of open_clip's models."""
-    return sorted(path.stem for path in (_folder() / "model_configs").glob("*.json"))
-
-
-def _tokenizer_module() -> ModuleType:
-    """Import open_clip's file of the tokenizer alone: it needs nothing else of the package."""
-    spec = importlib.util.spec_from_file_location("open_clip_tokenizer_alone", _folder() / "tokenizer.py")
-    if spec is None or spec.loader is None:
-        raise EncoderError("open_clip has no tokenizer.py; install open-clip-torch as pyproject.toml names it")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _folder() -> Path:
-    """Return where open_clip is installed, without importing it."""
-    spec = importlib.util.find_spec("open_clip")
-    if spec is None or not spec.submodule_search_locations:
-        raise EncoderError("the package open_clip is not installed; pip install open-clip-torch")
-    return Path(next(iter(spec.submodule_search_locations)))

@@ -25,10 +25,15 @@ def load_exactly(network: nn.Module, state: Mapping[str, torch.Tensor], source: 
     refuse_misfits({name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}, state, source)
     # In the network's own type: a number that is finite in a file may be none in a narrower one.
     own = {n: tensor for n, tensor in network.state_dict().items() if tensor.is_meta or torch.isfinite(tensor).all()}
-    broken = [n for n, tensor in own.items() if n in state and not torch.isfinite(state[n].to(tensor.dtype)).all()]
+    refuse_not_finite({n: state[n].to(tensor.dtype) for n, tensor in own.items() if n in state}, source)
+    network.load_state_dict(dict(state), strict=False)
+
+
+def refuse_not_finite(state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Raise WeightsError with the names of tensors that hold numbers which are none."""
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise WeightsError(f"{source} holds numbers that are not finite: {_listing('tensors', broken)}")
-    network.load_state_dict(dict(state), strict=False)
 
 
 def refuse_misfits(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, torch.Tensor], source: str) -> None:

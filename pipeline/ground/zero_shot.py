@@ -20,7 +20,7 @@ import torch
 
 from mesm.datasets.shards.fingerprints import fingerprint, text_key
 from mesm.extractors.contracts import SentenceEncoder, TextEncoder, VideoEncoder
-from mesm.extractors.encoders.clip_towers import model_names
+from mesm.extractors.encoders.clip_pieces import model_names
 from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
 from mesm.extractors.weights.sources import UNTRAINED_PREFIX, WeightSources
 from mesm.model.curves.decoders import DEFAULT, make_decoder, name_of

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mesm.extractors.decoding.containers import open_container
+from mesm.extractors.decoding.packets import video_streams
 from mesm.pipeline.config.errors import PipelineError
 
 PLAYERS: dict[str, Callable[[str, str], list[str]]] = {

@@ -14,7 +14,8 @@ from networks import random_clips
 from safetensors.torch import load_file, save_file
 
 from mesm.extractors.encoders.clip import make_clip
-from mesm.extractors.encoders.clip_towers import model_names, plain_config
+from mesm.extractors.encoders.clip_pieces import model_names
+from mesm.extractors.encoders.clip_towers import plain_config
 from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
 from mesm.extractors.errors import WeightsError
 
