@@ -27,7 +27,7 @@ from mesm.pipeline.commands.options import (
     find_device,
     weight_sources,
 )
-from mesm.pipeline.commands.output import OK, SOME_FAILED, print_json
+from mesm.pipeline.commands.output import OK, SOME_FAILED, print_json, show
 from mesm.pipeline.commands.showing import Showing, with_showing
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
@@ -136,7 +136,7 @@ def search(
         _say_notes(result)
         if printer.as_text:
             if len(questions) > 1:
-                print(f"{result.query}:")
+                show(f"{one_line(result.query)}:")
             _print_moments(result)
         printer.print(result.moments)
         moments += result.moments
@@ -243,7 +243,7 @@ def _print_files(opened: IndexStore, as_json: bool) -> None:
         )
         return
     for file in files:
-        print(f"{films[file.film_id].duration_s:10.1f} s  {one_line(str(file.path))}")
+        show(f"{films[file.film_id].duration_s:10.1f} s  {one_line(str(file.path))}")
 
 
 def _print_stats(opened: IndexStore, as_json: bool) -> None:
@@ -254,7 +254,7 @@ def _print_stats(opened: IndexStore, as_json: bool) -> None:
         print_json({**facts, **{name: round(value, 3) for name, value in counts.items()}, "broken": _broken(broken)})
         return
     for name, value in {**facts, **counts}.items():
-        print(f"{name:12} {value:.2f}" if name == "hours" else f"{name:12} {value}")
+        show(f"{name:12} {value:.2f}" if name == "hours" else f"{name:12} {value}")
 
 
 def _broken(files: Sequence[BrokenFile]) -> list[dict[str, str]]:
@@ -276,7 +276,7 @@ def _print_moments(result: SearchResult) -> None:
         notes = f"  ({', '.join(moment.notes)})" if moment.notes else ""
         more = f"  (+{result.alike[place]} that look the same)" if place in result.alike else ""
         times = f"{clock(moment.start_s)} - {clock(moment.end_s)}"
-        print(f"{times}  {moment.score:7.3f}  {kinds:13}  {one_line(str(moment.file))}{notes}{more}")
+        show(f"{times}  {moment.score:7.3f}  {kinds:13}  {one_line(str(moment.file))}{notes}{more}")
 
 
 def _date(text: str) -> float | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mesm.pipeline.commands.output import show
 from mesm.pipeline.config.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ class AnswerPrinter:
 
         if self._json:
             for moment in moments:
-                print(answer_line(moment))
+                show(answer_line(moment))
         elif not self.as_text:
-            print(answers_csv(moments, header=self._first), end="")
+            text = answers_csv(moments, header=self._first)
+            if text:
+                show(text.removesuffix("\n"))
             self._first = False

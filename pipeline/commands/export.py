@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mesm.pipeline.commands.output import OK
+from mesm.pipeline.commands.output import OK, show
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
 
@@ -36,9 +36,9 @@ def export(
     package = run if out is None else export_run(run, out, licence, force)
     if not read_figures(package):
         say("note: no figures were measured; run `mesm-pipeline evaluate` on the run, and export it again")
-    print(package)
+    show(package)
     if push:
         from mesm.pipeline.share.hub import push as push_package
 
-        print(push_package(package, push, revision=revision, private=private, force=force))
+        show(push_package(package, push, revision=revision, private=private, force=force))
     return OK

@@ -20,7 +20,7 @@ from mesm.pipeline.commands.asking import (
     asked,
 )
 from mesm.pipeline.commands.options import DeviceOption, TrustOption, WeightsOption, find_device, weight_sources
-from mesm.pipeline.commands.output import OK, SOME_FAILED
+from mesm.pipeline.commands.output import OK, SOME_FAILED, show
 from mesm.pipeline.commands.showing import Showing, with_showing
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.console import say
@@ -168,7 +168,7 @@ def _answers(
         unsure += result.match is not None and not result.match.confident
         if printer.as_text:
             if not alone:
-                print(f"{one_line(str(encoded.path))}: {one_line(result.query)}")
+                show(f"{one_line(str(encoded.path))}: {one_line(result.query)}")
             _print_moments(result)
         found = found_moments(grounder, encoded, result)
         printer.print(found)

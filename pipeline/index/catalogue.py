@@ -298,7 +298,7 @@ class Catalogue:
             version = self._version()
         if version != VERSION:
             raise PipelineError(
-                f"{self.path} has version {version}, this mesm-pipeline reads version {VERSION}; update it, or make "
+                f"{self.path} has version {version}, this program reads version {VERSION}; update it, or make "
                 "another index by --index"
             )
 

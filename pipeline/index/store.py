@@ -168,7 +168,7 @@ def read_facts(path: Path) -> IndexFacts:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(f"{file} is damaged ({type(error).__name__}: {error})") from error
     if version != FORMAT:
-        raise PipelineError(f"{file} has format {version}, this mesm-pipeline reads {FORMAT}; update it")
+        raise PipelineError(f"{file} has format {version}, this program reads {FORMAT}; update it")
     return facts
 
 

@@ -73,7 +73,7 @@ def write_card(
 def _origin(imported: Mapping[str, Any] | None) -> str:
     if imported is None:
         return "Trained with mesm-pipeline."
-    return f"Taken by mesm-pipeline from a released file, `{imported['source']}`, sha256 {imported['sha256']}."
+    return f"Taken from a released file, `{imported['source']}`, sha256 {imported['sha256']}."
 
 
 def _front_matter(config: Config, figures: Figures, licence: str, name: str) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from mesm.pipeline.config.sections import _bare, fields_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("datasets", "extractors", "model", "pipeline")
-OF_OTHER_PROGRAMS = {"--nproc-per-node"}
-"""Options of torchrun."""
+OF_OTHER_PROGRAMS = {"--nproc-per-node", "--start", "--start-time"}
+"""Options of torchrun, and of players."""
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 COMMAND = re.compile(r"\bmesm-pipeline (?!that )((?:[a-z-]+)(?: (?:list|get|check|show|export)\b)?)")
 SETTING = re.compile(
@@ -30,7 +30,7 @@ SETTING = re.compile(
 )
 EXTRA = re.compile(r"mesm-pipeline\[(\w+)\]")
 WEIGHTS_OPTION = re.compile(r"--weights ([a-z0-9-]+)=")
-FILE_ENDINGS = {"h5", "json", "jsonl", "md", "npz", "py", "yaml"}
+FILE_ENDINGS = {"h5", "json", "jsonl", "md", "npz", "py", "safetensors", "yaml"}
 
 
 @cache

@@ -42,7 +42,7 @@ CONTENT: dict[str, Any] = {
 class Words:
     """A sentence is the sum of a direction a word; forms of a sentence differ by the words that they add."""
 
-    name, dim, max_tokens = "clip-text", DIM, 77
+    name, dim, max_tokens, special_tokens = "clip-text", DIM, 77, 2
     spec: Mapping[str, Any] = TEXT_SPEC
 
     def __init__(self) -> None:

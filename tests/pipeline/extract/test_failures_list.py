@@ -43,10 +43,10 @@ def test_any_name_comes_back(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_failed_video_is_one_line_that_acts_on_nothing(name: str) -> None:
-    (line,) = describe_failures([failure(name)], [])
+    (line,) = describe_failures([failure(name)], [], Path("features"))
     assert line.isprintable()
     line.encode("utf-8")
-    (line,) = describe_failures([], [name])
+    (line,) = describe_failures([], [name], Path("features"))
     assert line.isprintable()
 
 
