@@ -43,7 +43,7 @@ def wide_film(rate: Fraction, minutes: int = 130) -> Source:
     ticks = np.arange(count, dtype=np.int64) * rate.denominator
     tick, length_s = Fraction(1, rate.numerator), float(count / rate)
     info = VideoInfo(Path("hours.mp4"), 96, 64, rate, length_s, ticks, tick, "h264", "mov", 0, "pyav")
-    return Source(info, 0, np.array([0]), 0, 0, 0.0)
+    return Source(info, np.array([0]), 0, 0, 0.0)
 
 
 @pytest.mark.parametrize("rate", RATES, ids=str)
