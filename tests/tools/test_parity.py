@@ -152,6 +152,8 @@ def test_a_mistake_in_the_network_is_found(
 ) -> None:
     assert callable(mistake)
     mistake(monkeypatch)
+    # Outputs and losses tell; gradients and steps of mistakes are tested where they are judged.
+    monkeypatch.setattr(parity_mesm, "compare_training", lambda *parts, **switches: [])
     _, rows = check_file(golden[name])
     assert [row for row in rows if not row.passed]
 

@@ -371,8 +371,11 @@ def test_killed_process_costs_at_most_one_video(named: Callable[[str], Path]) ->
 
     with DecodePool(workers=1, timeout_s=30) as pool:
         dead, other = decode_all(pool, [named("a"), named("b")], on_event=kill)
-        assert isinstance(dead.error, DecodeMemoryError)
-        assert other.whole
+        # A process that had read its first film to the end, before it was stopped, costs the second one, or none.
+        failed = [outcome for outcome in (dead, other) if outcome.error is not None]
+        assert len(failed) <= 1
+        assert all(isinstance(outcome.error, DecodeMemoryError) for outcome in failed)
+        assert all(outcome.whole for outcome in (dead, other) if outcome not in failed)
         idle = process_end(pool.pids[0])
         os.kill(pool.pids[0], signal.SIGKILL)
         assert idle.wait(10)
