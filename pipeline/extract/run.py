@@ -95,9 +95,10 @@ def extract_videos(
     """
     started = time.monotonic()
     refuse_repeated(videos)
-    for root in {folder.path.parent for folder in folders}:
-        if os.access(root, os.W_OK):
-            remove_stale_temporaries(root)
+    # Here, too, as nobody joins the writers of a folder that lacks nothing.
+    for place in {place for folder in folders for place in (folder.path, folder.path.parent)}:
+        if os.access(place, os.W_OK):
+            remove_stale_temporaries(place)
     with ExitStack() as stack:
         own = [
             EncoderLane(encoder, folder, batch_size, flush_rows)
