@@ -241,6 +241,7 @@ SEEDED = [
 def test_a_wrong_formula_fails_though_it_is_judged_again(
     files: Files, monkeypatch: pytest.MonkeyPatch, name: str, mistake: Mistake
 ) -> None:
+    file = files[name]  # made before anything is wrong
     mistake(monkeypatch)
     again: list[int] = []
     known = parity_mesm.move_by_rounding
@@ -250,6 +251,6 @@ def test_a_wrong_formula_fails_though_it_is_judged_again(
         known(network, seed)
 
     monkeypatch.setattr(parity_mesm, "move_by_rounding", counted)
-    found = failures(files[name].training_rows())
+    found = failures(file.training_rows())
     assert again == list(range(AGAIN))
-    assert [key for key in found if key != files[name].key]
+    assert [key for key in found if key != file.key]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.extractors.weights.sources import WeightSources
 from mesm.model.batch import Batch
 from mesm.model.network_config import Sizes
@@ -138,7 +139,7 @@ def bench_ground(options: argparse.Namespace) -> dict[str, Any]:
             "config": to_plain(config),
             "sizes": asdict(sizes),
             "text": {},
-            "vocabulary": {},
+            "vocabulary": Vocabulary((), 200, 49406, 49407).to_json(),
             "fingerprints": found,
         }
         run.save(BEST, {f"model.{k}": v for k, v in model.state_dict().items()}, meta)
