@@ -1,4 +1,4 @@
-"""The HTML page of one video: its frames along a time line, what was found, and the truth where it is known."""
+"""The demo's page: frames of a video along a time line, what was found, and the truth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from mesm.pipeline.evaluate.postprocessing import temporal_iou
 from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Moment
 from mesm.pipeline.report import grounding_page as report
 from mesm.pipeline.report.table import MetricsTable
-from mesm.pipeline.report.thumbnails import thumbnails
 
 
 def grounding_figure(
@@ -21,13 +20,12 @@ def grounding_figure(
     truth: Sequence[tuple[float, float]] | None = None,
 ) -> report.GroundingFigure:
     """Put one query's answer beside the video's frames."""
-    times = (np.arange(len(result.saliency)) + 0.5) * result.row_s
     return report.GroundingFigure(
         query=result.query,
         duration_s=video.duration_s,
         windows=[(m.start_s, m.end_s, m.score) for m in result.moments],
         truth=truth,
-        saliency=(times.tolist(), result.saliency.tolist()),
+        saliency=(result.times.tolist(), result.saliency.tolist()),
         thumbnails=pictures,
         video=video.path.name,
         overlap=_overlap(result.moments, truth),
@@ -39,13 +37,6 @@ def _overlap(moments: Sequence[Moment], truth: Sequence[tuple[float, float]] | N
     if not moments or not truth:
         return None
     return float(temporal_iou(np.array([moments[0].start_s, moments[0].end_s]), np.array(truth, float)).max())
-
-
-def write_grounding_page(out: Path, video: EncodedVideo, result: GroundingResult) -> Path:
-    """Write the page of one query about one video."""
-    figure = grounding_figure(video, result, thumbnails(video.path))
-    report.write_grounding_page(out, "Moment retrieval", video.path.name, [figure])
-    return out
 
 
 def write_demo_page(out: Path, figures: Sequence[report.GroundingFigure], subtitle: str, table: MetricsTable) -> Path:

@@ -27,6 +27,7 @@ from mesm.pipeline.run.text_files import publish_text
 
 INDEX_FILE = "index.json"
 FORMAT = 1
+MAPPING_TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,24 @@ class IndexStore:
         """The vectors of all films, as they are now."""
         state = self.catalogue.state()
         if self._matrix is None or state != self._seen:
-            self.folder.refresh()
-            stored = {film: norms for film, norms in self.catalogue.norms().items() if film in self.folder}
-            self._matrix, self._seen = RowMatrix(self.folder, stored), state
+            self._matrix, self._seen = self._map_rows(), state
         return self._matrix
+
+    def _map_rows(self) -> RowMatrix:
+        for _ in range(MAPPING_TRIES):
+            self.folder.refresh()
+            norms = self.catalogue.norms()
+            # Lengths of other rows than these would put every later film out of place.
+            fitting = {
+                film: lengths
+                for film, lengths in norms.items()
+                if film in self.folder and self.folder.record(film).rows == len(lengths)
+            }
+            try:
+                return RowMatrix(self.folder, fitting)
+            except FileNotFoundError:
+                continue  # compacted since it was listed
+        raise PipelineError(f"{self.path} changes faster than it can be read; try again when nobody adds to it")
 
     def encoded(self, path: Path) -> EncodedVideo | None:
         """Return the vectors of a file that is as it was indexed; None when it is not here, or changed."""
@@ -165,7 +180,7 @@ def read_facts(path: Path) -> IndexFacts:
         raise PipelineError(
             f"{path} is no index; make one by: mesm-pipeline index FOLDER_OF_VIDEOS --index {path}"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PipelineError(f"{file} is damaged ({type(error).__name__}: {error})") from error
     if version != FORMAT:
         raise PipelineError(f"{file} has format {version}, this program reads {FORMAT}; update it")

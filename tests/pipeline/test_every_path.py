@@ -17,9 +17,16 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from colours import ColourFrames, colour_model
+from PIL import Image
 from tiny_training import make_corpus, tiny_config, train_tiny, write_word_table
 
 from mesm.pipeline import cli
+from mesm.pipeline.ground.answer_lines import answer_line
+from mesm.pipeline.ground.answers import FoundMoment
+from mesm.pipeline.ground.zero_shot import ZeroShot
+from mesm.pipeline.index.catalogue import CATALOGUE_FILE
+from mesm.pipeline.index.store import INDEX_FILE, IndexStore
 
 SEEDS = range(3)
 
@@ -46,12 +53,27 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(files / "vectors.npz", words=np.array(["", "a"]), vectors=np.eye(2, 3, -1, dtype=np.float32))
     torch.save({"model": {"a": torch.ones(3)}, "epoch": 1}, files / "released.ckpt")
     (files / "opt.json").write_text(json.dumps({"v_feat_dim": 512}))
+    moment = FoundMoment(place / "film.mp4", 1.0, 2.0, 0.5, "somebody", "contrast", "x")
+    (files / "answers.jsonl").write_text(answer_line(moment) + "\n")
+    (files / "queries.txt").write_text("somebody\nsomething\n")
+    Image.new("RGB", (32, 24), (200, 60, 60)).save(files / "picture.png")
+    store = IndexStore.create_or_open(place / "index", "colours", [ColourFrames()])
+    store.close()
+    shutil.copy(place / "index" / INDEX_FILE, files / INDEX_FILE)
+    shutil.copy(place / "index" / CATALOGUE_FILE, files / CATALOGUE_FILE)
     return place
 
 
 def tiny_config_file(corpus: Path) -> Path:
     tiny_config(corpus)
     return corpus / "tiny.yaml"
+
+
+def with_facts(real: Path, index: Path) -> Path:
+    """Put beside a catalogue what else an index has."""
+    shutil.copy(real / "files" / INDEX_FILE, index / INDEX_FILE)
+    shutil.copytree(real / "index" / "features", index / "features", dirs_exist_ok=True)
+    return index
 
 
 def damages(content: bytes) -> Iterator[bytes]:
@@ -169,6 +191,21 @@ DOORS: dict[str, tuple[str, Command]] = {
             *("--features", str(out / "features")),
         ],
     ),
+    "cut": ("answers.jsonl", lambda real, file, out: ["cut", str(file), str(out / "clips")]),
+    "show": ("answers.jsonl", lambda real, file, out: ["show", str(file), "--srt", str(out / "found.srt")]),
+    "ground --queries": (
+        "queries.txt",
+        lambda real, file, out: ["ground", str(real / "film.mp4"), "--queries", str(file), "--zero-shot"],
+    ),
+    "ground --image": (
+        "picture.png",
+        lambda real, file, out: ["ground", str(real / "film.mp4"), "--image", str(file), "--zero-shot"],
+    ),
+    "search --index, facts": ("index.json", lambda real, file, out: ["search", "x", "--index", str(file.parent)]),
+    "search --index, catalogue": (
+        "catalogue.sqlite",
+        lambda real, file, out: ["search", "x", "--index", str(with_facts(real, file.parent))],
+    ),
     "import-features glove": (
         "vectors.npz",
         lambda real, file, out: [
@@ -187,6 +224,7 @@ def test_damaged_files_end_in_a_message(
     name, command = DOORS[door]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MESM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(ZeroShot, "from_model", classmethod(lambda *_, **__: colour_model()))
     (real / "films").mkdir(exist_ok=True)
     (real / "films" / "film.mp4").write_bytes(b"no film")
     for number, content in enumerate(damages((real / "files" / name).read_bytes())):
@@ -222,6 +260,7 @@ def test_what_is_no_file_ends_in_a_message(
     name, command = DOORS[door]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MESM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(ZeroShot, "from_model", classmethod(lambda *_, **__: colour_model()))
     (real / "films").mkdir(exist_ok=True)
     (real / "films" / "film.mp4").write_bytes(b"no film")
     file = tmp_path / name
