@@ -13,6 +13,7 @@ from mesm.extractors.contracts import VideoEncoder
 from mesm.extractors.errors import ProbeError
 from mesm.pipeline.extract.run import extract_videos
 from mesm.pipeline.extract.videos import VideoItem
+from mesm.pipeline.index.adaptive import LASTS
 from mesm.pipeline.index.catalogue import BrokenFile, IndexedFile
 from mesm.pipeline.index.matrix import row_norms
 from mesm.pipeline.index.pictures import PictureLane
@@ -49,6 +50,10 @@ class IndexReport:
     gone: list[Path] = field(default_factory=list)
     """Files that lie no more where they lay."""
     pruned: int = 0
+    rows: int = 0
+    """Rows of the films that were decoded now."""
+    stored: int = 0
+    """Those of them that are stored: all, or those that differ from the one before."""
 
 
 def add_files(
@@ -161,6 +166,9 @@ class _Round:
         for film in ready:
             first, *copies = self._waiting.pop(film)
             self._report.encoded += 1
+            arrays = self._index.folder.read(film)
+            self._report.stored += len(arrays["features"])
+            self._report.rows += int(arrays[LASTS].sum()) if LASTS in arrays else len(arrays["features"])
             self._report.known += len(copies)
             for file in (first, *copies):
                 self._enter_file(film, file)
