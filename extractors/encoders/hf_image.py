@@ -12,7 +12,6 @@ context; output: the text model's last hidden states of the tokens that are not 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,12 +31,11 @@ from mesm.extractors.encoders.network_encoder import (
     require_clean,
 )
 from mesm.extractors.errors import EncoderError, WeightsError
-from mesm.extractors.weights.converters import report_mismatch
-from mesm.extractors.weights.sources import Untrained, WeightsRequest, file_sha256
+from mesm.extractors.weights.hub_folders import digest, find_folder, load_network, settings_files, weight_files
+from mesm.extractors.weights.sources import Untrained, WeightsRequest
 
 VIDEO_NAME, TEXT_NAME = "hf", "hf-text"
 
-_SETTINGS_FILES = ("*.json", "*.txt", "*.model")
 _OPTIONS = ("model",)
 _networks: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
 """By folder, device, weights and settings: those that are in use, so that both encoders of a model build it once."""
@@ -172,9 +170,9 @@ def _load(
     chosen = options.get("model") or (None if untrained or request.choice == "default" else request.choice)
     if chosen is None:
         raise EncoderError(f"encoder {name} needs the option model: a folder, or the id of a model on the hub")
-    folder = _folder(chosen, request, with_weights=untrained is None)
-    identity = f"sha256:{_digest(_weight_files(folder))}" if untrained is None else untrained.identity
-    spec = {"weights": identity, "settings": _digest(_settings_files(folder))}
+    folder = find_folder(chosen, request.sources.download, with_weights=untrained is None)
+    identity = f"sha256:{digest(weight_files(folder))}" if untrained is None else untrained.identity
+    spec = {"weights": identity, "settings": digest(settings_files(folder))}
     key = (str(folder.resolve()), str(device), *spec.values())
     network = _networks.get(key)
     if network is None:
@@ -191,7 +189,7 @@ def _network(folder: Path, untrained: Untrained | None) -> Any:
     logging.disable_progress_bar()
     try:
         if untrained is None:
-            network = _pretrained(AutoModel, folder)
+            network = load_network(AutoModel, folder)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(untrained.seed)
@@ -208,63 +206,6 @@ def _network(folder: Path, untrained: Untrained | None) -> Any:
             "a fixed size, such as google/siglip2-base-patch16-224"
         )
     return network.float()
-
-
-def _folder(chosen: str, request: WeightsRequest, with_weights: bool) -> Path:
-    """Return the folder of a model, downloading it from the hub when there is no folder of that name."""
-    folder = Path(chosen)
-    if folder.is_dir():
-        return folder
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    patterns = [*_SETTINGS_FILES, *(["*.safetensors"] if with_weights else [])]
-    try:
-        found = huggingface_hub.snapshot_download(
-            chosen, allow_patterns=patterns, local_files_only=not request.sources.download
-        )
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise WeightsError(
-            f"{chosen!r} is no folder and could not be had from the hub ({error}). Get the files of "
-            f"https://huggingface.co/{chosen} into a folder and name that folder"
-        ) from error
-    return Path(found)
-
-
-def _pretrained(model_class: Any, folder: Path) -> Any:
-    if not _weight_files(folder):
-        raise WeightsError(f"{folder} holds no *.safetensors")
-    network, report = model_class.from_pretrained(
-        folder,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
-    report_mismatch(
-        str(folder),
-        sorted(report["missing_keys"]),
-        sorted(report["unexpected_keys"]),
-        [f"{name} {list(given)} instead of {list(own)}" for name, given, own in report["mismatched_keys"]],
-    )
-    return network
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
-
-
-def _settings_files(folder: Path) -> list[Path]:
-    return sorted(path for pattern in _SETTINGS_FILES for path in folder.glob(pattern))
-
-
-def _digest(paths: list[Path]) -> str:
-    """Return the sha256 of one file, or that of the list of names and sha256 of several."""
-    if len(paths) == 1:
-        return file_sha256(paths[0])
-    listing = "".join(f"{file_sha256(path)}  {path.name}\n" for path in paths)
-    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def _image_settings(folder: Path) -> dict[str, Any]:

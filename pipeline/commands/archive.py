@@ -53,6 +53,9 @@ def index(
     model: Annotated[str, typer.Option(help="NAME/TAG of open_clip, or a model of transformers.")] = "",
     checkpoint: Annotated[Path | None, typer.Option(help="Encode for the network of this run instead.")] = None,
     adaptive: Annotated[bool, typer.Option("--adaptive", help="Store only seconds that differ: a new index.")] = False,
+    transcribe: Annotated[
+        str, typer.Option(metavar="MODEL", help="Hear films without subtitles by this Whisper: a folder or a hub id.")
+    ] = "",
     prune: Annotated[bool, typer.Option("--prune", help="Forget files that are gone from these places.")] = False,
     remove: Annotated[list[Path] | None, typer.Option(help="Forget this file or folder.")] = None,
     list_files: Annotated[bool, typer.Option("--list", help="List the files of the index.")] = False,
@@ -67,8 +70,10 @@ def index(
 
     Example: mesm-pipeline index films/ --index mesm-index
     """
-    if not (places or remove or list_files or stats):
+    if not (places or remove or list_files or stats or transcribe):
         raise PipelineError("nothing to do: give files or folders of videos, or --list, --stats or --remove")
+    if transcribe and not places:
+        raise PipelineError("--transcribe hears the films of files and folders; give some")
     code = OK
     if places:
         if checkpoint is not None and model:
@@ -77,6 +82,8 @@ def index(
             raise PipelineError("--adaptive leaves out seconds, and the network of --checkpoint reads all of them")
         sources = weight_sources(weights, trust_pickle)
         code = _add(index, places, model, checkpoint, adaptive, prune, workers, device, sources, as_json)
+        if transcribe:
+            code = max(code, _transcribe(index, places, transcribe, device))
     if remove or list_files or stats:
         from mesm.pipeline.index.store import IndexStore
 
@@ -185,6 +192,20 @@ def _add(
                 "failed": _broken(report.failed),
             }
         )
+    return SOME_FAILED if report.failed else OK
+
+
+def _transcribe(folder: Path, places: list[Path], model: str, device: str) -> int:
+    from mesm.extractors.speech import Transcriber
+    from mesm.pipeline.index.store import IndexStore
+    from mesm.pipeline.index.transcripts import transcribe_films
+
+    opened = IndexStore.open(folder)
+    report = transcribe_films(opened, places, Transcriber.from_model(model, find_device(device)))
+    opened.close()
+    say(f"{report.films} films heard, {report.cues} cues of words")
+    for path, reason in report.failed[:SHOWN]:
+        say(f"failed: the sound of {path}: {reason}")
     return SOME_FAILED if report.failed else OK
 
 

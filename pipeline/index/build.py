@@ -69,7 +69,7 @@ def add_files(
     Waits while another run adds to the index. Raises PipelineError when a place is not there; a broken file is in the
     report and stops nobody. An interrupt keeps what is complete.
     """
-    with _only_writer(index.path):
+    with only_writer(index.path):
         finish_films(index)
         plan = make_plan(places, index.catalogue.files())
         report = IndexReport(unchanged=len(plan.unchanged), gone=plan.gone)
@@ -89,7 +89,7 @@ def add_files(
 
 def remove(index: IndexStore, place: Path) -> int:
     """Forget a file, or all files of a folder; returns how many."""
-    with _only_writer(index.path):
+    with only_writer(index.path):
         path = Path(place).absolute()
         paths = [one for one in index.catalogue.files() if one == path or path in one.parents]
         paths += [one.path for one in index.catalogue.failures() if one.path == path or path in one.path.parents]
@@ -194,7 +194,7 @@ def _broken(file: ListedFile, reason: str, message: str) -> BrokenFile:
     return BrokenFile(file.path, file.size, file.modified_ns, reason, message)
 
 
-class _only_writer:  # noqa: N801 - reads as a statement
+class only_writer:  # noqa: N801 - reads as a statement
     """Wait until nobody else adds to an index, and say so."""
 
     def __init__(self, path: Path) -> None:
