@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import yaml
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from mesm.datasets.annotations.registry import Reader, find_reader
 from mesm.model.network_config import NetworkConfig
@@ -97,6 +97,8 @@ class ExtractConfig:
     """A video whose decoding makes no progress for this long is given up."""
     flush_rows: Annotated[int, Ge(1)] = 4096
     """Rows after which a shard is published; at most this much is lost when the run is killed."""
+    spool_gib: Annotated[float, Gt(0)] = 20.0
+    """Room for films that are fetched from object storage; they are removed as soon as they are encoded."""
 
 
 @dataclass(frozen=True)
