@@ -148,9 +148,9 @@ class RemoteStorage:
 def _modified_ns(entry: dict[str, Any]) -> int:
     """Return the time of the last change, 0 where the storage does not tell."""
     for key in _TIMES:
-        value = entry.get(key)
-        if hasattr(value, "date") and not isinstance(value, datetime.datetime):
-            value = value.date  # of the hub: a commit
+        value: Any = entry.get(key)
+        if key == "last_commit":
+            value = getattr(value, "date", None)
         if isinstance(value, str):
             value = datetime.datetime.fromisoformat(value)
         if isinstance(value, datetime.datetime):

@@ -71,7 +71,7 @@ def extract(
             )
         texts = extract_queries(config, queries, features, device, sources)
         return ExtractReport(ExtractionSummary(0, 0, [], 0, 0.0), texts, ())
-    storage = RemoteStorage(videos) if is_address(str(videos)) else None
+    storage = RemoteStorage(str(videos)) if is_address(str(videos)) else None
     found = storage.list_videos() if storage else collect_videos(Path(videos))
     items = select_videos(found, limit=limit, shard=shard)
     keep_freed_memory()

@@ -206,7 +206,7 @@ def test_a_bucket_of_s3_by_the_command(
         system = fsspec.filesystem("s3")
         system.mkdir("films")
         system.put(str(films), "films/all", recursive=True)
-        assert cli.run([*command, "--videos", "s3://nowhere/films"]) == 1
+        assert cli.run([*command, "--videos", "s3://nowhere/films"]) == 2
         assert "s3://nowhere/films: there is no such place" in capsys.readouterr().err
         assert cli.run([*command, "--videos", "s3://films/all", "--limit", "2"]) == 0
         assert "2 videos extracted" in capsys.readouterr().out
