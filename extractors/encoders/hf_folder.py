@@ -7,7 +7,6 @@ rest of the file is left.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from mesm.extractors.encoders.hf_presets import PRESETS
 from mesm.extractors.encoders.network_encoder import VideoSettings
 from mesm.extractors.errors import EncoderError, WeightsError
 from mesm.extractors.weights.converters import report_mismatch
-from mesm.extractors.weights.sources import Untrained, WeightsRequest, file_sha256
+from mesm.extractors.weights.hub_folders import digest, find_folder, read_network, settings_files, weight_files
+from mesm.extractors.weights.sources import Untrained, WeightsRequest
 
-_SETTINGS_FILES = ("*.json", "*.txt", "*.model")
 _PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 _networks: WeakValueDictionary[tuple[str, ...], Any] = WeakValueDictionary()
 """By folder, device, weights and settings: those that are in use, so that both encoders of a model build it once."""
@@ -73,9 +72,11 @@ def load_model(
     chosen = model or (None if untrained or request.choice == "default" else request.choice)
     if chosen is None:
         raise EncoderError(f"encoder {encoder} needs the option model: {_expected(encoder)}")
-    folder = _folder(chosen, request, with_weights=untrained is None)
-    identity = f"sha256:{_digest(_weight_files(folder))}" if untrained is None else untrained.identity
-    spec = {"weights": identity, "settings": _digest(_settings_files(folder))}
+    if chosen in PRESETS and not Path(chosen).is_dir():
+        chosen = PRESETS[chosen].hub_id
+    folder = find_folder(chosen, request.sources.download, with_weights=untrained is None)
+    identity = f"sha256:{digest(weight_files(folder))}" if untrained is None else untrained.identity
+    spec = {"weights": identity, "settings": digest(settings_files(folder))}
     key = (str(folder.resolve()), str(device), str(dtype), *spec.values())
     network = _networks.get(key)
     if network is None:
@@ -114,69 +115,15 @@ def is_pair(network: Any) -> bool:
     return sees and hasattr(network, "get_text_features")
 
 
-def _folder(chosen: str, request: WeightsRequest, with_weights: bool) -> Path:
-    """Return the folder of a model, downloading it from the hub when there is no folder of that name."""
-    folder = Path(chosen)
-    if folder.is_dir():
-        return folder
-    if chosen in PRESETS:
-        chosen = PRESETS[chosen].hub_id
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    patterns = [*_SETTINGS_FILES, *(["*.safetensors"] if with_weights else [])]
-    try:
-        found = huggingface_hub.snapshot_download(
-            chosen, allow_patterns=patterns, local_files_only=not request.sources.download
-        )
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise WeightsError(
-            f"{chosen!r} is no folder and could not be had from the hub ({error}). Get the files of "
-            f"https://huggingface.co/{chosen} into a folder and name that folder"
-        ) from error
-    return Path(found)
-
-
 def _pretrained(model_class: Any, folder: Path) -> Any:
-    if not _weight_files(folder):
-        raise WeightsError(f"{folder} holds no *.safetensors")
-    network, report = model_class.from_pretrained(
-        folder,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
-    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    read = read_network(model_class, folder)
+    network, missing, extra = read.network, read.missing, read.extra
     if not is_pair(network):
         # A model with another head, or none: what is not read of the file, and what of the network is not read.
-        unexpected = []
         network.without_pooler = any(name.startswith(_POOLER) for name in missing)
-        missing = [name for name in missing if not name.startswith(_POOLER)]
-    report_mismatch(
-        str(folder),
-        missing,
-        unexpected,
-        [f"{name} {list(given)} instead of {list(own)}" for name, given, own in report["mismatched_keys"]],
-    )
+        missing, extra = [name for name in missing if not name.startswith(_POOLER)], []
+    report_mismatch(str(folder), missing, extra, read.reshaped)
     return network
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
-
-
-def _settings_files(folder: Path) -> list[Path]:
-    return sorted(path for pattern in _SETTINGS_FILES for path in folder.glob(pattern))
-
-
-def _digest(paths: list[Path]) -> str:
-    """Return the sha256 of one file, or that of the list of names and sha256 of several."""
-    if len(paths) == 1:
-        return file_sha256(paths[0])
-    listing = "".join(f"{file_sha256(path)}  {path.name}\n" for path in paths)
-    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def image_settings(folder: Path, settings: VideoSettings) -> ImageSettings:

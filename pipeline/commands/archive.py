@@ -52,6 +52,10 @@ def index(
     index: IndexOption = Path("mesm-index"),
     model: Annotated[str, typer.Option(help="NAME/TAG of open_clip, or a model of transformers.")] = "",
     checkpoint: Annotated[Path | None, typer.Option(help="Encode for the network of this run instead.")] = None,
+    adaptive: Annotated[bool, typer.Option("--adaptive", help="Store only seconds that differ: a new index.")] = False,
+    transcribe: Annotated[
+        str, typer.Option(metavar="MODEL", help="Hear films without subtitles by this Whisper: a folder or a hub id.")
+    ] = "",
     prune: Annotated[bool, typer.Option("--prune", help="Forget files that are gone from these places.")] = False,
     remove: Annotated[list[Path] | None, typer.Option(help="Forget this file or folder.")] = None,
     list_files: Annotated[bool, typer.Option("--list", help="List the files of the index.")] = False,
@@ -66,14 +70,20 @@ def index(
 
     Example: mesm-pipeline index films/ --index mesm-index
     """
-    if not (places or remove or list_files or stats):
+    if not (places or remove or list_files or stats or transcribe):
         raise PipelineError("nothing to do: give files or folders of videos, or --list, --stats or --remove")
+    if transcribe and not places:
+        raise PipelineError("--transcribe hears the films of files and folders; give some")
     code = OK
     if places:
         if checkpoint is not None and model:
             raise PipelineError("--checkpoint encodes for a network, --model for questions without; give one of them")
+        if checkpoint is not None and adaptive:
+            raise PipelineError("--adaptive leaves out seconds, and the network of --checkpoint reads all of them")
         sources = weight_sources(weights, trust_pickle)
-        code = _add(index, places, model, checkpoint, prune, workers, device, sources, as_json)
+        code = _add(index, places, model, checkpoint, adaptive, prune, workers, device, sources, as_json)
+        if transcribe:
+            code = max(code, _transcribe(index, places, transcribe, device))
     if remove or list_files or stats:
         from mesm.pipeline.index.store import IndexStore
 
@@ -148,6 +158,7 @@ def _add(
     places: list[Path],
     model: str,
     checkpoint: Path | None,
+    adaptive: bool,
     prune: bool,
     workers: int,
     device: str,
@@ -161,7 +172,8 @@ def _add(
 
     settings = DecodeSettings(workers)
     if checkpoint is None:
-        report = VideoIndex.open(folder, model, find_device(device), sources).add(places, prune, settings)
+        opened = VideoIndex.open(folder, model, find_device(device), sources, adaptive)
+        report = opened.add(places, prune, settings)
     else:
         retriever = MomentRetriever.from_checkpoint(checkpoint, find_device(device), sources)
         store = IndexStore.create_or_open(folder, retriever.model, retriever.encoders, network=True)
@@ -174,10 +186,26 @@ def _add(
                 "known": report.known,
                 "unchanged": report.unchanged,
                 "pruned": report.pruned,
+                "rows": report.rows,
+                "stored": report.stored,
                 "gone": [str(path) for path in report.gone],
                 "failed": _broken(report.failed),
             }
         )
+    return SOME_FAILED if report.failed else OK
+
+
+def _transcribe(folder: Path, places: list[Path], model: str, device: str) -> int:
+    from mesm.extractors.speech import Transcriber
+    from mesm.pipeline.index.store import IndexStore
+    from mesm.pipeline.index.transcripts import transcribe_films
+
+    opened = IndexStore.open(folder)
+    report = transcribe_films(opened, places, Transcriber.from_model(model, find_device(device)))
+    opened.close()
+    say(f"{report.films} films heard, {report.cues} cues of words")
+    for path, reason in report.failed[:SHOWN]:
+        say(f"failed: the sound of {path}: {reason}")
     return SOME_FAILED if report.failed else OK
 
 
@@ -215,6 +243,9 @@ def _say_report(report: IndexReport) -> None:
         f"{report.encoded} films encoded, {report.known} files of known films, {report.unchanged} unchanged"
         + (f", {report.pruned} forgotten" if report.pruned else "")
     )
+    if report.stored < report.rows:
+        share = report.stored / report.rows
+        say(f"{report.stored} of {report.rows} seconds stored ({share:.0%}); the others look like the one before")
     if report.gone and not report.pruned:
         say(f"note: {len(report.gone)} files of the index are gone from these places; --prune forgets them")
     for one in report.failed[:SHOWN]:
@@ -249,7 +280,8 @@ def _print_files(opened: IndexStore, as_json: bool) -> None:
 def _print_stats(opened: IndexStore, as_json: bool) -> None:
     counts = opened.catalogue.counts()
     broken = opened.catalogue.failures()
-    facts = {"model": opened.facts.model, "weights": opened.facts.weights, "row_s": opened.facts.row_s}
+    known = opened.facts
+    facts = {"model": known.model, "weights": known.weights, "row_s": known.row_s, "adaptive": known.adaptive}
     if as_json:
         print_json({**facts, **{name: round(value, 3) for name, value in counts.items()}, "broken": _broken(broken)})
         return
