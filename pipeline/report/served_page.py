@@ -54,16 +54,12 @@ def render_answer(
 ) -> str:
     """Return the answers to one question about one film."""
     shown = _shown(film, (answer,), thumbnails)
-    return _render(
-        "served_answer.html.j2", film=film, shown=shown, answer=answer, line=_line(film), notices=notices
-    )
+    return _render("served_answer.html.j2", film=film, shown=shown, answer=answer, line=_line(film), notices=notices)
 
 
 def render_hits(query: str, hits: Sequence[ShownHit], searched: int, model: str, notices: Sequence[str]) -> str:
     """Return the answers to one question about all films, best first."""
-    return _render(
-        "served_hits.html.j2", query=query, hits=hits, searched=searched, model=model, notices=notices
-    )
+    return _render("served_hits.html.j2", query=query, hits=hits, searched=searched, model=model, notices=notices)
 
 
 def render_notice(text: str) -> str:
@@ -109,15 +105,12 @@ def thinned(times: Sequence[float], values: Sequence[float]) -> tuple[list[float
     step = -(-len(values) // LONGEST_CURVE)
     if step <= 1:
         return list(times), list(values)
-    tops = [
-        max(range(first, min(first + step, len(values))), key=values.__getitem__) for first in range(0, len(values), step)
-    ]
+    parts = (range(first, min(first + step, len(values))) for first in range(0, len(values), step))
+    tops = [max(part, key=values.__getitem__) for part in parts]
     return [times[top] for top in tops], [values[top] for top in tops]
 
 
-def _shown(
-    film: PlayedFilm, answers: Sequence[ShownAnswer], thumbnails: Sequence[tuple[float, str]]
-) -> ShownFilm:
+def _shown(film: PlayedFilm, answers: Sequence[ShownAnswer], thumbnails: Sequence[tuple[float, str]]) -> ShownFilm:
     return ShownFilm(film.name, answers, film.link, film.duration_s, thumbnails)
 
 

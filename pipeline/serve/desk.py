@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from mesm.extractors.errors import VideoError
 from mesm.pipeline.config.errors import PipelineError
@@ -25,11 +26,13 @@ from mesm.pipeline.report.served_page import (
     render_notice,
     thinned,
 )
-from mesm.pipeline.serve.asking import Asker, Opener
 from mesm.pipeline.serve.films import GoneError, IndexedFilms, ServedFilm, uploaded
 from mesm.pipeline.serve.limits import Limits
 from mesm.pipeline.serve.scratch import Scratch
 from mesm.pipeline.serve.uploads import Upload, Uploads
+
+if TYPE_CHECKING:
+    from mesm.pipeline.serve.asking import Asker, Opener
 
 EVERYTHING = "*"
 """Stands for all films of the index where a film is chosen."""
@@ -44,8 +47,15 @@ GONE = "This film is not here any more. Choose another one."
 class Desk:
     """Answers what visitors ask of films; a context manager that ends its threads."""
 
-    def __init__(self, opener: Opener, scratch: Scratch, limits: Limits | None = None) -> None:
-        """Open an asker; its errors pass through."""
+    def __init__(
+        self,
+        opener: Opener,
+        scratch: Scratch,
+        limits: Limits | None = None,
+        forget: Callable[[str], object] = lambda key: None,
+    ) -> None:
+        """Open an asker; its errors pass through. forget: called with the key of each upload that was removed."""
+        self._forget = forget
         self.limits = limits or Limits()
         self.uploads = Uploads(scratch.folder("uploads"), self.limits)
         self._films = IndexedFilms()
@@ -203,11 +213,12 @@ class Desk:
             for one in away:
                 del self._windows[one]
         gone = [upload for one in away for upload in self.uploads.leave(one)] + self.uploads.remove_idle()
-        with self._lock:
-            for upload in gone:
+        for upload in gone:
+            with self._lock:
                 reading = self._reading.pop(upload.key, None)
-                if reading is not None:
-                    reading.cancel()
+            if reading is not None:
+                reading.cancel()
+            self._forget(upload.key)
 
     def _sweep(self) -> None:
         while not self._ended.wait(SWEEP_S):

@@ -64,7 +64,7 @@ class Made:
     def _keep(self, name: str) -> BinaryIO:
         """Open what was made before others can push it out."""
         with self._lock:
-            file = open(self._folder / name, "rb", buffering=0)
+            file = open(self._folder / name, "rb", buffering=0)  # noqa: SIM115 - closed by who asked for it
             self._sizes[name] = os.fstat(file.fileno()).st_size
             while sum(self._sizes.values()) > self._most_bytes and self._sizes:
                 self._remove(next(iter(self._sizes)))

@@ -24,7 +24,7 @@ class Scratch:
     """
 
     def __init__(self, parent: Path | None = None) -> None:
-        """Make the folder in `parent`, by default the system's for temporary files, and remove those of dead servers."""
+        """Make the folder in `parent`, by default where temporary files go, and remove those of dead servers."""
         place = parent or Path(tempfile.gettempdir())
         place.mkdir(parents=True, exist_ok=True)
         remove_left_behind(place)

@@ -57,9 +57,7 @@ class Upload:
 class Uploads:
     """The films of all visitors; safe to be used by several threads."""
 
-    def __init__(
-        self, folder: Path, limits: Limits, probe: Callable[[Path], VideoInfo] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, limits: Limits, probe: Callable[[Path], VideoInfo] | None = None) -> None:
         """Keep films in a folder; probe: measures a file, by default in another process, and raises VideoError."""
         self._folder, self._limits, self._probe = folder, limits, probe or probe_apart
         self._found: dict[str, Upload] = {}

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -25,13 +24,15 @@ from mesm.extractors.errors import VideoError
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.extract.videos import VIDEO_SUFFIXES
 from mesm.pipeline.report.served_page import render_player, render_uploader, script, style
-from mesm.pipeline.serve.desk import EVERYTHING, Desk
 from mesm.pipeline.serve.films import GoneError
 from mesm.pipeline.serve.guard import Guard, visitor_of
 from mesm.pipeline.serve.made import BusyError
 from mesm.pipeline.serve.ranges import UnsatisfiableError, part_of
 from mesm.pipeline.serve.uploads import UploadError
-from mesm.pipeline.serve.workshop import Workshop
+
+if TYPE_CHECKING:
+    from mesm.pipeline.serve.desk import Desk
+    from mesm.pipeline.serve.workshop import Workshop
 
 TITLE = "Find the moment"
 ASKING = 8
@@ -205,9 +206,7 @@ class _Routes:
         return JSONResponse({"key": film.key, "name": film.name})
 
 
-async def _answered(
-    answer: Callable[[str, fastapi.Request], Response], key: str, request: fastapi.Request
-) -> Response:
+async def _answered(answer: Callable[[str, fastapi.Request], Response], key: str, request: fastapi.Request) -> Response:
     """Answer in another thread; what is wrong is said."""
     try:
         return await run_in_threadpool(answer, key, request)

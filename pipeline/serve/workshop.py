@@ -38,7 +38,9 @@ class Workshop:
         """Return a JPEG of a film at a second; PipelineError when there is none."""
         second = min(_seconds(at), max(film.duration_s - 0.05, 0.0))
         name = f"{film.key}-{round(second * 100)}.jpg"
-        return self._stills.open(name, lambda out: self._unchanged(film) or write_still(film.path, second, out, STILL_S))
+        return self._stills.open(
+            name, lambda out: self._unchanged(film) or write_still(film.path, second, out, STILL_S)
+        )
 
     def preview(self, film: ServedFilm, start: str, end: str) -> BinaryIO:
         """Return a part of a film that browsers play, small."""
@@ -57,6 +59,10 @@ class Workshop:
         """Remove all that was made of a film."""
         self._stills.forget(key)
         self._films.forget(key)
+
+    def _still(self, film: ServedFilm, second: float, out: Path) -> None:
+        self._unchanged(film)
+        write_still(film.path, second, out, STILL_S)
 
     def _cut(self, film: ServedFilm, begin: float, behind: float, out: Path) -> None:
         cut(self._source(film), begin, behind, out, reencode=True, timeout_s=CUT_S)

@@ -69,8 +69,9 @@ def cut(
 ) -> Cut:
     """Write a moment of a film to `out`, which appears under its name when it is complete.
 
-    reencode: borders exact to half a frame each, in H.264 and AAC; ffmpeg may run for `timeout_s`. CutError when there is such a file already and not
-    `force`, or when it cannot be written or read back; PipelineError when the moment lies outside the film.
+    reencode: borders exact to half a frame each, in H.264 and AAC; ffmpeg may run for `timeout_s`. CutError when there
+    is such a file already and not `force`, or when it cannot be written or read back; PipelineError when the moment
+    lies outside the film.
     """
     first, behind = source.frames(start_s, end_s)
     if out.exists() and not force:
