@@ -6,16 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def drop_channels(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Hide whole channels of each sequence (N, L, D); single rows that are hidden would be told by their neighbours."""
-    if not training or rate == 0:
-        return x
-    return x * F.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), rate)
+from mesm.model.kernels import dropout as hide
 
 
-class ConvolutionLayer(nn.Module):
-    """Norm, convolution over three rows `reach` apart, ReLU, linear; added to the input.
+class GatedConvolution(nn.Module):
+    """Norm, convolution over three rows `reach` apart with a gate (GLU, Dauphin et al., ICML 2017), linear; residual.
 
     conditioned: a vector a sequence scales and shifts what is read (FiLM, Perez et al., AAAI 2018).
     """
@@ -23,7 +18,7 @@ class ConvolutionLayer(nn.Module):
     def __init__(self, dim: int, reach: int, dropout: float, conditioned: bool = False) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.convolution = nn.Conv1d(dim, dim, 3, padding=reach, dilation=reach)
+        self.convolution = nn.Conv1d(dim, 2 * dim, 3, padding=reach, dilation=reach)
         self.out = nn.Linear(dim, dim)
         self.dropout = dropout
         self.condition = nn.Linear(dim, 2 * dim) if conditioned else None
@@ -37,5 +32,5 @@ class ConvolutionLayer(nn.Module):
         if self.condition is not None and condition is not None:
             scale, shift = self.condition(condition)[:, None].chunk(2, dim=-1)
             read = torch.addcmul(shift, read, 1 + scale)
-        read = self.convolution((read * mask[..., None]).transpose(1, 2)).transpose(1, 2)
-        return x + drop_channels(self.out(F.relu(read)), self.dropout, self.training)
+        read = self.convolution((read * mask[..., None]).transpose(1, 2))
+        return x + hide(self.out(F.glu(read, dim=1).transpose(1, 2)), self.dropout, self.training)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from mesm.model.batch import Batch, in_float32
 from mesm.model.bounds import AtLeastOne, Layers, Positive, Probability, Weight
-from mesm.model.layers.convolution import ConvolutionLayer, drop_channels
+from mesm.model.kernels import dropout as hide
+from mesm.model.layers.convolution import GatedConvolution
 from mesm.model.layers.inputs import measure_scaling, scaling
 from mesm.model.layouts import Layout
 from mesm.model.losses import WHOLE, Share, add_total, covered_share, targets_of
@@ -41,12 +42,11 @@ class SpanMapConfig(NetworkConfig):
     network: Literal["span-map"] = "span-map"
     dim: AtLeastOne = 128
     dropout: Probability = 0.3
-    """Of whole channels of a sequence, so that neighbouring rows cannot tell what was hidden."""
     input_dropout: Probability = 0.0
-    """Of whole feature columns of a sequence."""
+    """Of the features of frames and words."""
     standardise: bool = True
     """Give the features of frames and words mean 0 and deviation 1, as measured on the training split, first."""
-    frame_layers: Layers = 1
+    frame_layers: Layers = 2
     """Convolutions that read a video before the words are known."""
     layers: Layers = 4
     """Convolutions that read frames and words together; each reaches twice as far as the one before."""
@@ -98,16 +98,16 @@ class SpanMap(Network):
         self.text_projection = nn.Linear(sizes.text_dim, dim)
         self.position = nn.Linear(POSITION_FEATURES, dim)
         self.frame_layers = nn.ModuleList(
-            ConvolutionLayer(dim, 2**i, config.dropout) for i in range(config.frame_layers)
+            GatedConvolution(dim, 2**i, config.dropout) for i in range(config.frame_layers)
         )
-        self.word_layer = ConvolutionLayer(dim, 1, config.dropout)
+        self.word_layer = GatedConvolution(dim, 1, config.dropout)
         self.word_weight = nn.Linear(dim, 2)
         self.sentence = nn.Linear(2 * dim, dim)
         self.ask = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
         self.meet = nn.Linear(4 * dim, dim)
         self.layers = nn.ModuleList(
-            ConvolutionLayer(dim, 2**i, config.dropout, conditioned=True) for i in range(config.layers)
+            GatedConvolution(dim, 2**i, config.dropout, conditioned=True) for i in range(config.layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.row_head = nn.Linear(dim, 3)
@@ -124,8 +124,10 @@ class SpanMap(Network):
         layout = batch.plan.answered
         words, sentence = self._read_words(batch)
         places = self._places(batch.frames)
-        video = batch.frames.pad(self.video_projection(self._dropped(self.video_scaling(batch.video), batch.frames)))
-        frames = drop_channels(video, self.config.dropout, self.training) + places
+        video = batch.frames.pad(
+            self.video_projection(hide(self.video_scaling(batch.video), self.config.input_dropout, self.training))
+        )
+        frames = hide(video, self.config.dropout, self.training) + places
         for layer in self.frame_layers:
             frames = layer(frames, batch.frames.mask)
         own = batch.plan.video[: batch.count]
@@ -134,23 +136,18 @@ class SpanMap(Network):
         heard = likeness.masked_fill(~batch.plan.words.mask[:, None], -math.inf).softmax(-1) @ words
         met = torch.cat((frames, heard, frames * heard, frames * sentence[:, None]), dim=-1)
         state = self.meet(met) + places
-        condition = F.dropout(sentence, self.config.dropout, self.training)
+        condition = hide(sentence, self.config.dropout, self.training)
         for layer in self.layers:
             state = layer(state, layout.mask, condition)
-        return self._map(drop_channels(self.norm(state), self.config.dropout, self.training), layout)
-
-    def _dropped(self, packed: Tensor, layout: Layout) -> Tensor:
-        """Hide columns of packed features (T, D), the same in all rows of a sequence."""
-        if not self.training or self.config.input_dropout == 0:
-            return packed
-        kept = F.dropout(packed.new_ones(len(layout), packed.shape[1]), self.config.input_dropout)
-        return packed * kept.index_select(0, layout.sequence_of_row)
+        return self._map(hide(self.norm(state), self.config.dropout, self.training), layout)
 
     def _read_words(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the words (N, W, D) and the sentences (N, D)."""
         layout = batch.plan.words
-        vectors = self._dropped(self.text_scaling(layout.pack(batch.words.vectors[: batch.count])), layout)
-        words = drop_channels(layout.pad(self.text_projection(vectors)), self.config.dropout, self.training)
+        vectors = hide(
+            self.text_scaling(layout.pack(batch.words.vectors[: batch.count])), self.config.input_dropout, self.training
+        )
+        words = hide(layout.pad(self.text_projection(vectors)), self.config.dropout, self.training)
         words = self.word_layer(words, layout.mask)
         weight = self.word_weight(words).masked_fill(~layout.mask[..., None], -math.inf).softmax(1)
         return words, F.relu(self.sentence((weight.transpose(1, 2) @ words).flatten(1)))
