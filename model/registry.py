@@ -55,6 +55,13 @@ NETWORKS: Mapping[str, NetworkEntry] = {
             "Moment-DETR, NeurIPS 2021",
         ),
         NetworkEntry(
+            "span-map",
+            "span_map:SpanMap",
+            "span_map:SpanMapConfig",
+            "span_map:SpanMapLosses",
+            "this project, for little data",
+        ),
+        NetworkEntry(
             "zero-shot",
             "zero_shot:ZeroShotNetwork",
             "zero_shot:ZeroShotConfig",

@@ -28,7 +28,11 @@ EXACT: Mapping[str, str] = {
 """Configurations in which outputs, losses and gradients of the published code are met, and the file of its numbers that
 `mesm.tools.parity` compares."""
 
-TRAINED_HERE: Mapping[str, str] = {"charades-mini": "docs/learning.md", "demo": "docs/demo.md"}
+TRAINED_HERE: Mapping[str, str] = {
+    "charades-mini": "docs/learning.md",
+    "charades-mini-span-map": "docs/learning.md",
+    "demo": "docs/demo.md",
+}
 """Configurations that were trained here, and where their figures stand."""
 
 LEGEND = f"""\

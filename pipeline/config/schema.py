@@ -30,6 +30,9 @@ class DatasetConfig:
     validation_fraction: Annotated[float, Ge(0.001), Le(0.9)] = 0.1
     """Share of the training videos that is carved off when there is no validation split."""
     validation_seed: int = 0
+    train_share: Annotated[float, Ge(0.001), Le(1)] = 1.0
+    """Share of the training videos that is trained on, after those that are held back; a larger share holds all of a
+    smaller one (learning curves)."""
     group_by: Literal["video", "youtube-id", "query"] = "video"
     """What a batch counts: videos with all their queries, YouTube videos with those of all their clips, or queries."""
     max_queries_per_group: Annotated[int, Ge(0)] = 0

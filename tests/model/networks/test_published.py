@@ -13,7 +13,7 @@ from mesm.model.registry import networks_that_learn
 from mesm.tools.parity import check_file
 
 GOLDEN = Path(__file__).parent / "golden"
-NO_PUBLISHED_CODE: tuple[str, ...] = ()
+NO_PUBLISHED_CODE: tuple[str, ...] = ("span-map",)
 """Networks that nobody else has."""
 
 
