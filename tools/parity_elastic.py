@@ -118,7 +118,7 @@ def golden_batch(golden: Golden, chosen: list[int] | None = None) -> Batch:
     valid = torch.from_numpy(ids != 0)
     video = frames.pack(torch.from_numpy(golden["batch/video_feat"][part][:, : frames.width]))
     rows = np.stack([golden[f"batch/{side}_idx"][part] for side in ("start", "end")], axis=1)
-    bounds = (rows + (0, 1)) / golden["batch/video_length"][part][:, None]
+    bounds = (rows + np.array([0, 1])) / golden["batch/video_length"][part][:, None]
     nothing = torch.zeros(len(part), frames.width, dtype=torch.bool)
     windows = torch.from_numpy(bounds.astype(np.float32))[:, None]
     return Batch(

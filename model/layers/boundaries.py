@@ -42,7 +42,7 @@ class Fuser(nn.Module):
 
 
 class OrderedReader(nn.Module):
-    """A bidirectional LSTM and a linear layer. The host must know the lengths, so no compiler may see it."""
+    """A bidirectional LSTM and a linear layer. The host has to know the lengths."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

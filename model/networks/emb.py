@@ -1,8 +1,8 @@
 """EMB (elastic moment bounding), and TEA, which reads a narrative of the video beside its frames.
 
 Source of EMB: Huang et al., "Video Activity Localisation with Uncertainties in Temporal Boundary", ECCV 2022, and its
-code, `Raymond-sci/EMB` at a81e57a. Of TEA (text-enhanced alignment, 2024) there is no code; what its paper leaves open is
-marked as ours where it stands.
+code, `Raymond-sci/EMB` at a81e57a. Of TEA (text-enhanced alignment, 2024) there is no code; what its paper leaves open
+is marked as ours where it stands.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ class EmbOptions(NetworkConfig):
     def ties(self) -> list[str]:
         """Name the option under which a proposal's score depends on the longest video of the batch; no answer does."""
         return ["model.behaviour=official"] if self.behaviour == "official" else []
+
+    def compiles(self) -> bool:
+        """Starts and ends are read in order, for which the host has to know lengths."""
+        return False
 
     def problems(self) -> list[str]:
         """Say which values cannot go together."""

@@ -116,8 +116,8 @@ class TrainConfig:
     clip_norm: Annotated[float, Ge(0)] = 0.1
     """Largest global norm of the gradient; 0: no clipping."""
     optimiser: Literal["adamw", "adamw-decay-after"] = "adamw"
-    """torch's AdamW, or the AdamW that transformers had up to version 4: epsilon beside the uncorrected root, decay after
-    the step, and none for biases and `layer_norm`."""
+    """torch's AdamW, or the AdamW that transformers had up to version 4: epsilon beside the uncorrected root, decay
+    after the step, and none for biases and `layer_norm`."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up: as it is, or falling to 0 at the last step."""
     warmup_steps: Annotated[int, Ge(0)] = 0
