@@ -70,6 +70,10 @@ class NetworkConfig:
         """Say whether answers are to be made in batches of the file's order, as they depend on who meets whom."""
         return False
 
+    def compiles(self) -> bool:
+        """Say whether a compiler can take the network in few pieces; recurrent layers throughout leave it nothing."""
+        return True
+
     def sentences(self) -> Asked:
         """Say whether and how the network reads sentences as wholes."""
         return Asked.NOT

@@ -54,6 +54,7 @@ NETWORKS: Mapping[str, NetworkEntry] = {
             "moment_detr:MomentDetrLosses",
             "Moment-DETR, NeurIPS 2021",
         ),
+        NetworkEntry("emb", "emb:Emb", "emb:EmbConfig", "emb:EmbLosses", "EMB, ECCV 2022"),
         NetworkEntry(
             "span-map",
             "span_map:SpanMap",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mesm.model.network_config import NetworkConfig, Sizes
+from mesm.model.networks.emb import TEMPORAL_COLUMNS, EmbConfig
 from mesm.model.networks.mesm import MesmConfig, MesmLosses
 from mesm.model.networks.moment_detr import MomentDetrConfig
 from mesm.model.networks.qd_detr import QdDetrConfig
@@ -19,6 +20,7 @@ TELLING: dict[str, tuple[str, ...]] = {
     "mesm": ("ss_reconstructor.", "enhance_encoder."),
     "qd-detr": ("transformer.t2v_encoder.", "saliency_proj1."),
     "moment-detr": ("transformer.decoder.layers.0.multihead_attn.", "saliency_proj.weight"),
+    "emb": ("encoder.f2f.layers.0.guide.", "fuser1.cq_attention."),
 }
 """By network, beginnings of names that it has; of the first network any, of the others all must be there."""
 NOT_TRAINED = "contrastive_align_projection_"
@@ -110,6 +112,18 @@ def moment_detr_of(shapes: Shapes, **switches: object) -> tuple[MomentDetrConfig
     return config, _widths(sizes)
 
 
+def emb_of(shapes: Shapes, **switches: object) -> tuple[EmbConfig, Sizes]:
+    """Work out EMB and its sizes from the names and shapes of its published parameters."""
+    config = EmbConfig(dim=_elastic_widths(shapes)[0], **switches)  # type: ignore[arg-type]
+    return config, _elastic_widths(shapes)[1]
+
+
+def _elastic_widths(shapes: Shapes) -> tuple[int, Sizes]:
+    sizes = {name: tuple(shape) for name, shape in shapes.items()}
+    dim, video_dim, _ = sizes["video_affine.linear.conv1d.weight"]
+    return dim, Sizes(video_dim + TEMPORAL_COLUMNS, sizes["embedding_net.linear.conv1d.weight"][1], 0)
+
+
 def count_layers(names: Iterable[str], prefix: str) -> int:
     """Count the numbers that follow a prefix."""
     return len({name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)})
@@ -124,6 +138,7 @@ NETWORK_OF: dict[str, Callable[..., tuple[NetworkConfig, Sizes]]] = {
     "mesm": mesm_of,
     "qd-detr": qd_detr_of,
     "moment-detr": moment_detr_of,
+    "emb": emb_of,
 }
 """By network: what works it out from its parameters."""
 
