@@ -30,6 +30,8 @@ class Draw(Flag):
     """Words that are hidden, to be rebuilt."""
     ROW_PAIRS = auto()
     """Pairs of rows of which one should score higher than the other."""
+    MASKED_WORDS_ALIKE = auto()
+    """Words that are hidden, to be rebuilt, each with the same probability, but one at least and never all."""
 
 
 class Asked(Enum):

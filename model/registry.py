@@ -54,6 +54,7 @@ NETWORKS: Mapping[str, NetworkEntry] = {
             "moment_detr:MomentDetrLosses",
             "Moment-DETR, NeurIPS 2021",
         ),
+        NetworkEntry("msat", "msat:Msat", "msat:MsatConfig", "msat:MsatLosses", "MSAT, CVPR 2021"),
         NetworkEntry(
             "zero-shot",
             "zero_shot:ZeroShotNetwork",
