@@ -140,6 +140,9 @@ class Batch:
     """For networks whose configuration asks for `sentences`; None for all others."""
     query_ids: Tensor | None = None
     """(N,) int64, which query of its split each one is; None when nobody has numbered them."""
+    progress: Tensor | None = None
+    """() float64, the share of the epochs that are done, for losses that change on the way; None outside of training,
+    which counts as all."""
 
     @property
     def count(self) -> int:

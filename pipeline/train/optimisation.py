@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from mesm.pipeline.config.schema import TrainConfig
+from mesm.pipeline.train.adamw_decay_after import AdamWDecayAfter
 
 
-def make_optimiser(network: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters, as published."""
+def make_optimiser(network: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """The configured AdamW over all parameters, in their order."""
+    if train.optimiser == "adamw-decay-after":
+        return AdamWDecayAfter(network.named_parameters(), train.lr, train.weight_decay)
     return torch.optim.AdamW(network.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
 
 
@@ -23,8 +26,10 @@ def learning_rate(train: TrainConfig, step: int, steps_per_epoch: int) -> float:
     if train.schedule == "constant":
         return train.lr
     total = train.epochs * steps_per_epoch
-    progress = (step - train.warmup_steps) / max(total - train.warmup_steps, 1)
-    return train.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    progress = min((step - train.warmup_steps) / max(total - train.warmup_steps, 1), 1.0)
+    if train.schedule == "linear":
+        return train.lr * (1 - progress)
+    return train.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def optimiser_step(optimiser: torch.optim.Optimizer, total: Tensor, rate: float, clip_norm: float) -> Tensor:

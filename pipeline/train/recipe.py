@@ -229,6 +229,8 @@ def selection_score(scores: Scores, select_by: str) -> float:
     """The figure that chooses the best epoch."""
     full = scores.full
     figures = {"mAP": full.ap_average, "mIoU": full.miou, "R1@0.5": full.r1[0.5], "R1@0.7": full.r1[0.7]}
+    if select_by == "R1+mIoU":
+        return sum(full.r1[threshold] for threshold in (0.3, 0.5, 0.7)) + full.miou
     return figures[select_by]
 
 

@@ -60,7 +60,7 @@ class TrainingState:
     """Everything that a step changes."""
 
     network: Network
-    optimiser: torch.optim.AdamW
+    optimiser: torch.optim.Optimizer
     average: Average | None
     progress: Progress = field(default_factory=Progress)
 

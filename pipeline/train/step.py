@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mesm.datasets.grouping import epoch_batches
 from mesm.model.batch import Batch
+from mesm.model.layouts import to_device
 from mesm.model.losses import WHOLE, Share
 from mesm.model.network_config import Draw
 from mesm.pipeline.config.errors import PipelineError
@@ -115,11 +116,17 @@ class Steps:
         generator = np.random.default_rng([config.train.seed, self.state.progress.epoch, step])
         indices, groups = self.data.queries_of(group_numbers)
         batch, share = self._own_part(indices, groups, generator)
+        batch = replace(batch, progress=self._progress())
         torch.manual_seed(int(generator.integers(2**62)) + self.world.rank)
         self.state.network.prepare(batch)
         with half_precision(self.device, config.train.precision):
             output = self.forward(batch)
         return self.compute_losses(output.float(), batch, config.loss, share)
+
+    def _progress(self) -> Tensor:
+        """The share of the epochs that are done, () float64."""
+        done = np.array(self.state.progress.epoch / self.config.train.epochs)
+        return to_device(done, self.device)
 
     def _own_part(
         self, indices: Sequence[int], groups: Sequence[int], generator: np.random.Generator
