@@ -40,7 +40,7 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Contrasted:
-    """Normalised vectors (N, D) of moments and sentences, learnt and by the slow encoders; the latter have no gradient."""
+    """Normalised vectors (N, D) of moments and sentences, learnt and by the slow encoders, which have no gradient."""
 
     video: Tensor
     text: Tensor
@@ -58,7 +58,13 @@ class MomentumContrast(nn.Module):
     steps: Tensor
 
     def __init__(
-        self, dim: int, queue: int, momentum: float, alpha: float, warmup_steps: int, behaviour: Literal["fixed", "official"]
+        self,
+        dim: int,
+        queue: int,
+        momentum: float,
+        alpha: float,
+        warmup_steps: int,
+        behaviour: Literal["fixed", "official"],
     ) -> None:
         super().__init__()
         self.momentum, self.alpha, self.warmup_steps = momentum, alpha, warmup_steps

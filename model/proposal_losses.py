@@ -41,8 +41,8 @@ class Cells:
 def stage_targets(windows: Tensor, valid: Tensor, clips: int, peak: float) -> tuple[Tensor, Tensor]:
     """Say how much each point is a start, an end or the middle of a moment.
 
-    windows: (N, M, 2) in clips; valid: (N, M). Returns (N, 3, T) of start, end and middle, and which points are near the
-    two ends of each moment, (N, M, 2, T) bool.
+    windows: (N, M, 2) in clips; valid: (N, M). Returns (N, 3, T) of start, end and middle, and which points are near
+    the two ends of each moment, (N, M, 2, T) bool.
     """
     place = torch.arange(clips + 1, device=windows.device, dtype=windows.dtype)
     centre = torch.cat((windows, windows.mean(-1, keepdim=True)), dim=-1)[..., None]

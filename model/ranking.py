@@ -46,8 +46,8 @@ def best_apart(
 
     Greedy non-maximum suppression that ends when enough are chosen, for all queries at once.
 
-    windows: (N, C, 2), ends after starts where possible; scores: (N, C); possible: (N, C) bool. Returns (N, count) int64
-    the chosen ones, best first, and (N,) int64 how many of them are; places behind these say nothing.
+    windows: (N, C, 2), ends after starts where possible; scores: (N, C); possible: (N, C) bool. Returns (N, count)
+    int64 the chosen ones, best first, and (N,) int64 how many of them are; places behind these say nothing.
     """
     count = min(count, windows.shape[1])
     left = scores.masked_fill(~possible, -torch.inf)

@@ -24,7 +24,7 @@ from mesm.datasets.targets import pool_rows, prepare_video
 from mesm.model.batch import Batch, Targets, WordMask, Words
 from mesm.model.layouts import Layout
 from mesm.model.network_config import Sizes
-from mesm.model.networks.msat import Msat, MsatConfig, MsatLosses, MsatOutput, position_codes
+from mesm.model.networks.msat import Msat, MsatConfig, MsatLosses, position_codes
 from mesm.model.ranking import best_apart
 from mesm.pipeline.config.schema import TrainConfig
 from mesm.pipeline.importers.published_names import our_name
@@ -70,6 +70,7 @@ class Subject:
 
     @cached_property
     def options(self) -> dict[str, Any]:
+        """The published configuration."""
         found: dict[str, Any] = json.loads(str(self.golden["options"]))
         return found
 
@@ -94,6 +95,7 @@ class Subject:
 
     @cached_property
     def weights(self) -> MsatLosses:
+        """Weights of the losses."""
         stored = self.options["loss"]
         found = {name: float(stored[key]) for name, key in WEIGHTS.items() if key in stored}
         peak = 0.7 if self.config[0].clips == 128 else 0.6
@@ -101,9 +103,11 @@ class Subject:
 
     @cached_property
     def names(self) -> dict[str, str | None]:
-        """Published parameters and what they are called here."""
+        """Published parameters and what they are called here; of another variant those that have gradients."""
         start = f"{self.prefix}train/grad_norm/"
         found = [key.removeprefix(start) for key in self.golden if key.startswith(start)]
+        if not self.prefix:
+            found = list(published_shapes(self.golden))
         return {name: our_name(name, "msat") for name in found}
 
     def build(self) -> Msat:
@@ -128,13 +132,14 @@ class Subject:
 
     @cached_property
     def batch(self) -> Batch:
+        """The batch, with targets and hidden words."""
         return golden_batch(self.golden, self.options["clips"])
 
 
 def check_golden(golden: Golden) -> tuple[str, list[Comparison]]:
     """Compare everything that a golden file holds; returns what it is about and the comparisons."""
     name = str(golden["network"])
-    refuse_unknown(_parameters(golden), "msat")
+    refuse_unknown(published_shapes(golden), "msat")
     own = Subject(golden, name, "official", "")
     rows = [*_check_inputs(golden, own), *_check_subject(own)]
     for variant in ("acb-vtc", "acb", "msat-vtc", "msat"):
@@ -143,12 +148,8 @@ def check_golden(golden: Golden) -> tuple[str, list[Comparison]]:
     return f"{name}, {golden['setting']}", [*rows, *_check_ranking(golden, own)]
 
 
-def _parameters(golden: Golden) -> dict[str, tuple[int, ...]]:
-    return published_shapes(golden)
-
-
 def _all_shapes(golden: Golden) -> dict[str, tuple[int, ...]]:
-    return _parameters(golden) | published_shapes({"parameter_names": golden["buffer_names"]})
+    return published_shapes(golden) | published_shapes({"parameter_names": golden["buffer_names"]})
 
 
 def raw_features(video: str, rows: int, width: int) -> np.ndarray:
@@ -213,8 +214,12 @@ def _check_inputs(golden: Golden, subject: Subject) -> Iterator[Comparison]:
     """Compare bins, targets, candidates and codes of positions."""
     config, batch, bins = subject.config[0], subject.batch, subject.options["clips"]
     starts = np.cumsum([0, *batch.frames.lengths])
-    pooled = np.stack([pool_rows(batch.video[starts[v] : starts[v + 1], :-2].numpy(), bins) for v in batch.video_of_query])
-    yield _scaled("batch/vis_input_every", torch.from_numpy(pooled[:, ::17, ::61].copy()), golden["batch/vis_input_every"])
+    pooled = np.stack(
+        [pool_rows(batch.video[starts[v] : starts[v + 1], :-2].numpy(), bins) for v in batch.video_of_query]
+    )
+    yield _scaled(
+        "batch/vis_input_every", torch.from_numpy(pooled[:, ::17, ::61].copy()), golden["batch/vis_input_every"]
+    )
     for number, total in enumerate(golden["batch/vis_input_sum"]):
         yield relative(f"batch/vis_input_sum/{number}", float(pooled[number].sum(dtype=np.float64)), total, LOSS_RTOL)
     network = subject.build()
@@ -234,8 +239,11 @@ def _check_inputs(golden: Golden, subject: Subject) -> Iterator[Comparison]:
 def _check_subject(subject: Subject) -> list[Comparison]:
     rows: list[Comparison] = []
     for mode in ("eval", "train"):
-        rows += _check_mode(subject, mode)
-    return rows + list(_check_training(subject, all_hold(rows)))
+        if f"{subject.prefix}{mode}/total" in subject.golden:
+            rows += _check_mode(subject, mode)
+    if f"{subject.prefix}train/adamw_total_and_gradnorm" in subject.golden:
+        rows += _check_training(subject, all_hold(rows))
+    return rows
 
 
 def _check_mode(subject: Subject, mode: str) -> Iterator[Comparison]:
@@ -273,6 +281,8 @@ def _outputs(network: Msat, batch: Batch) -> dict[str, Tensor]:
     index = torch.cartesian_prod(*(torch.arange(size) for size in (count, total, total))).unbind(1)
     grid = network.grid.project(parts[0], parts[2], parts[1])
     found["logits_iou"] = network.grid.cells(grid, *index).view(count, total, total, 3).permute(0, 3, 1, 2)
+    # What small files hold of it.
+    found["logits_iou_every"] = found["logits_iou"][:, :, ::EVERY_POINT, ::EVERY_POINT]
     return found
 
 
@@ -387,4 +397,6 @@ def _check_ranking(golden: Golden, subject: Subject) -> Iterator[Comparison]:
             best, _ = best_apart(moments, score, possible, overlap, most)
             chosen = moments.gather(1, best[..., None].expand(-1, -1, 2)).double() / config.clips
             for query, duration in enumerate(durations):
-                yield _scaled(f"{name}/{kind}/{query}", chosen[query] * float(duration), golden[f"{name}/{kind}/{query}"])
+                yield _scaled(
+                    f"{name}/{kind}/{query}", chosen[query] * float(duration), golden[f"{name}/{kind}/{query}"]
+                )

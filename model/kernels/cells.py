@@ -32,29 +32,6 @@ def index_of_diagonals(diagonals: Sequence[Diagonal]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(starts), torch.from_numpy(starts + lengths)
 
 
-def cells_at(
-    s: Tensor,
-    m: Tensor,
-    e: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    query: Tensor,
-    start: Tensor,
-    end: Tensor,
-    p: float,
-    training: bool,
-) -> Tensor:
-    """W drop(relu(s_start + m_middle + e_end)) + b of cells anywhere, each of a query, (K,): (K, O).
-
-    s, m, e: (N, T, H); weight: (O, H); bias: (O,). The middle of start and end is rounded down.
-    """
-    first = query * s.shape[1]
-    parts = ((s, start), (m, (start + end) // 2), (e, end))
-    # An embedding's gradient adds up rows that are read several times much faster than that of index_select.
-    rows = [F.embedding(first + place, x.flatten(0, 1)) for x, place in parts]
-    return F.linear(F.dropout(F.relu(rows[0] + rows[1] + rows[2]), p, training), weight, bias)
-
-
 def plain_diagonal_cells(
     s: Tensor,
     m: Tensor,

@@ -144,9 +144,7 @@ class PlainAttention(nn.Module):
         key, value, mask = self.key(source), self.value(source), None
         if by is not None:
             key, value, mask = by.pad(key), by.pad(value), by.mask
-        context = packed_attention(
-            self.query(x), key, value, layout, mask, self.heads, self.dropout, self.training
-        )
+        context = packed_attention(self.query(x), key, value, layout, mask, self.heads, self.dropout, self.training)
         return self.output(context, x)
 
 
@@ -195,6 +193,13 @@ class AsymmetricEncoder(nn.Module):
         return points, words
 
 
-def drop(x: Tensor, module: nn.Module, p: float) -> Tensor:
-    """Dropout as a module trains or not."""
-    return dropout(x, p, module.training)
+class Drop(nn.Module):
+    """Dropout by the house's kernel."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop entries of any tensor."""
+        return dropout(x, self.p, self.training)

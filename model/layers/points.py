@@ -13,8 +13,8 @@ from torch import Tensor
 from mesm.model.layouts import to_device
 
 Bags = tuple[Tensor, Tensor, Tensor]
-"""Packed rows that points are made of, (K,) int64; where each point's begin, (V * points,) int64; and the weight of each
-row, (K,) float32."""
+"""Packed rows that points are made of, (K,) int64; where each point's begin, (V * points,) int64; and the weight of
+each row, (K,) float32."""
 
 
 @lru_cache(maxsize=4096)

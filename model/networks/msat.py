@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from mesm.model.batch import Batch, in_float32
 from mesm.model.bounds import AtLeastOne, Layers, Overlap, Probability, Weight
-from mesm.model.layers.coattention import NORM_EPS, AsymmetricEncoder, DecoupledEncoder, PointsAndWords, drop
+from mesm.model.layers.coattention import NORM_EPS, AsymmetricEncoder, DecoupledEncoder, Drop, PointsAndWords
 from mesm.model.layers.grid import GridHead, moments_of_cells
 from mesm.model.layers.points import Bags, at_rows, bags_of_points, pool_points
 from mesm.model.layouts import Layout, to_device
@@ -74,7 +74,7 @@ class MsatConfig(NetworkConfig):
     vtc: bool = False
     """Contrast of videos and sentences with slow encoders and a queue."""
     vtc_queue: AtLeastOne = 50000
-    vtc_momentum: Probability = 0.995
+    vtc_momentum: Annotated[float, Ge(0), Le(1)] = 0.995
     vtc_alpha: Probability = 0.3
     """Share of the slow encoders' opinion in the target of the contrast."""
     vtc_alpha_warmup_steps: Annotated[int, Ge(0)] = 0
@@ -111,7 +111,7 @@ class MsatConfig(NetworkConfig):
 
 @dataclass(frozen=True)
 class MsatLosses:
-    """Weights and constants. The defaults are MSAT's published setting for TACoS; of ACB and VTC that of the contrast."""
+    """Weights and constants. The defaults are MSAT's published ones for TACoS, that of the contrast is of ACB + VTC."""
 
     stage: Weight = 0.3
     offset: Weight = 1.0
@@ -156,7 +156,7 @@ class PointHead(nn.Sequential):
     """Linear, ReLU, dropout, Linear: one number a point."""
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
-        super().__init__(nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 1))
+        super().__init__(nn.Linear(dim, hidden), nn.ReLU(), Drop(dropout), nn.Linear(hidden, 1))
 
 
 class Msat(Network):
@@ -170,6 +170,7 @@ class Msat(Network):
         self.word_projection = nn.Linear(sizes.text_dim, dim)
         self.point_projection = nn.Linear(sizes.video_dim - TEMPORAL_COLUMNS, dim)
         self.hidden_word = nn.Parameter(torch.empty(1, dim))
+        self.drop = Drop(p)
         self.word_norm, self.point_norm = (nn.LayerNorm(dim, eps=NORM_EPS) for _ in range(2))
         if config.encoder == "decoupled":
             self.encoder: nn.Module = DecoupledEncoder(config.encoder_layers, dim, config.heads, hidden, p)
@@ -181,9 +182,9 @@ class Msat(Network):
             constants = (config.vtc_queue, config.vtc_momentum, config.vtc_alpha, config.vtc_alpha_warmup_steps)
             self.contrast = MomentumContrast(dim, *constants, config.behaviour)
         self.word_head = nn.Sequential(
-            nn.Dropout(p), nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(p), nn.Linear(dim, sizes.word_classes)
+            Drop(p), nn.Linear(dim, dim), nn.ReLU(), Drop(p), nn.Linear(dim, sizes.word_classes)
         )
-        self.stage_projection = nn.Sequential(nn.Dropout(p), nn.Linear(dim, 3 * dim), nn.ReLU(), nn.Dropout(p))
+        self.stage_projection = nn.Sequential(Drop(p), nn.Linear(dim, 3 * dim), nn.ReLU(), Drop(p))
         self.start_head, self.end_head, self.middle_head = (PointHead(dim, hidden, p) for _ in range(3))
         self.grid = GridHead(dim, hidden, config.clips, p)
         self._initialise()
@@ -262,12 +263,12 @@ class Msat(Network):
         if self.training and batch.word_mask is not None:
             masked = batch.word_mask.masked[: batch.count, :count, None]
             words = torch.where(masked, self.hidden_word.to(words.dtype), words)
-        words = drop(self.word_norm(words + table[total : total + count]), self, self.config.dropout)
+        words = self.drop(self.word_norm(words + table[total : total + count]))
         pooled = pool_points(batch.video, self._lying(batch).bags)[:, :-TEMPORAL_COLUMNS]
         points = self.point_projection(pooled).view(len(batch.frames), total, -1)
         points = self.point_norm(points + table[:total])
         points = points.index_select(0, batch.plan.video[: batch.count])
-        return drop(points, self, self.config.dropout), words
+        return self.drop(points), words
 
     def stages(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Part points (N, T, D) into what they are as starts, ends and middles, (N, T, D) each."""
@@ -386,7 +387,7 @@ def lay_out(words: Layout, points: int) -> PointsAndWords:
 
 @lru_cache(maxsize=16)
 def position_codes(count: int, period: int, dim: int) -> Tensor:
-    """Codes of positions 0 to count - 1, (count, D): sine and cosine of 2 pi p / period / 10000^(2 floor(k / 2) / D)."""
+    """Codes of positions 0 to count - 1, (count, D): sine, cosine of 2 pi p / period / 10000^(2 floor(k / 2) / D)."""
     place = torch.arange(count, dtype=torch.float64)[:, None]
     scale = 10000.0 ** (2 * (torch.arange(dim) // 2).double() / dim)
     angle = 2 * math.pi * place / period / scale

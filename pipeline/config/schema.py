@@ -72,7 +72,7 @@ class TextFeatureConfig:
     weights: str = "default"
     options: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
-    words: Literal["letters", "alphanumeric", "treebank", "nltk"] = "alphanumeric"
+    words: Literal["letters", "alphanumeric", "treebank", "punctuation-spaces", "nltk"] = "alphanumeric"
     """How sentences are cut into words (GloVe only; CLIP has its own pieces)."""
     unknown_words: Literal["drop", "vector", "zeros"] = "drop"
     """Words without a vector are dropped, get one shared random vector (TACoS), or zeros, in whose place networks with
@@ -80,7 +80,10 @@ class TextFeatureConfig:
     normalise: bool = True
     """Each word's vector gets the length 1."""
     vocabulary_size: Annotated[int, Ge(1)] = 1111
-    """Words that the rebuilding of masked words tells apart."""
+    """Words that the rebuilding of masked words tells apart, if these are the most frequent ones."""
+    vocabulary: Literal["frequent", "all"] = "frequent"
+    """The most frequent words are told apart, by published counts where these are at hand, or all words of the training
+    split, in the order of their appearance (GloVe only; MSAT)."""
     word_weights: Literal["closed-class", "nltk"] = "closed-class"
 
 
@@ -116,8 +119,8 @@ class TrainConfig:
     clip_norm: Annotated[float, Ge(0)] = 0.1
     """Largest global norm of the gradient; 0: no clipping."""
     optimiser: Literal["adamw", "adamw-decay-after"] = "adamw"
-    """torch's AdamW, or the AdamW that transformers had up to version 4: epsilon beside the uncorrected root, decay after
-    the step, and none for biases and `layer_norm`."""
+    """torch's AdamW, or the AdamW that transformers had up to version 4: epsilon beside the uncorrected root, decay
+    after the step, and none for biases and `layer_norm`."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up: as it is, or falling to 0 at the last step."""
     warmup_steps: Annotated[int, Ge(0)] = 0

@@ -27,7 +27,7 @@ def draw_masked_words(weights: np.ndarray, lengths: np.ndarray, generator: np.ra
 
 
 def draw_words_alike(lengths: np.ndarray, generator: np.random.Generator, chance: float = 0.15) -> np.ndarray:
-    """Draw each word of each query with the same chance; where none is drawn, one of them; where all are, one is spared.
+    """Draw each word of each query with the same chance; where none is drawn, one; where all are, one is spared.
 
     A query of one word has none drawn. lengths: (N,) words; returns (N, most words) bool.
     """

@@ -1,7 +1,7 @@
 """The AdamW of transformers up to its version 4, in which several published networks were trained.
 
-Of torch's it differs in three things: epsilon is added to the root of the second moment before that is corrected for its
-start at 0, the weights decay after the step, and biases and `layer_norm` do not decay.
+It differs from torch's in three things: epsilon is added to the root of the second moment before that is corrected for
+its start at 0, the weights decay after the step, and biases and `layer_norm` do not decay.
 """
 
 from __future__ import annotations

@@ -59,12 +59,25 @@ def cut_mesm(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return arrays
 
 
+def cut_grid(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keep inputs, answers and losses of a file of MSAT or of asymmetric co-attention with the contrast."""
+    kept = (*KEPT, "options", "buffer_names", "features/", "batch/", "buffers/", "state/before/")
+    of_mode = ("total", "losses/", "outputs/logits_visual")
+    arrays = {name: value for name, value in golden.items() if name.startswith(kept)}
+    for mode in ("eval", "train"):
+        names = tuple(f"{mode}/{name}" for name in of_mode)
+        arrays |= {name: value for name, value in golden.items() if name.startswith(names)}
+    arrays["eval/outputs/logits_iou_every"] = golden["eval/outputs/logits_iou"][:, :, ::8, ::8]
+    return arrays
+
+
 if __name__ == "__main__":
     out, *files = map(Path, sys.argv[1:])
     for file in files:
         with np.load(file, allow_pickle=False) as archive:
             content = {name: archive[name] for name in archive.files}
-        cut = cut_baseline(content) if "network" in content else cut_mesm(content)
+        form = cut_grid if "batch/map_gt" in content else cut_baseline if "network" in content else cut_mesm
+        cut = form(content)
         target = out / f"{cut['network']}.npz"
         np.savez_compressed(target, **cut)
         print(f"{target}: {target.stat().st_size / 1000:.0f} kB")

@@ -22,7 +22,7 @@ from mesm.tools.parity_mesm import formula_weight
 from mesm.tools.synthetic_batches import BatchShape, make_batch
 
 SIZES = Sizes(30, 24, 23)
-SMALL = {"dim": 64, "heads": 4, "feed_forward_dim": 96}
+SMALL = {"dim": 64, "heads": 4, "feed_forward_dim": 96, "clips": 16}
 GROUPS = (0, 0, 0, 1, 1, 2)
 
 
