@@ -62,6 +62,7 @@ NETWORKS: Mapping[str, NetworkEntry] = {
             "span_map:SpanMapLosses",
             "this project, for little data",
         ),
+        NetworkEntry("msat", "msat:Msat", "msat:MsatConfig", "msat:MsatLosses", "MSAT, CVPR 2021"),
         NetworkEntry(
             "zero-shot",
             "zero_shot:ZeroShotNetwork",

@@ -75,7 +75,7 @@ class TextFeatureConfig:
     weights: str = "default"
     options: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
-    words: Literal["letters", "alphanumeric", "treebank", "nltk"] = "alphanumeric"
+    words: Literal["letters", "alphanumeric", "treebank", "punctuation-spaces", "nltk"] = "alphanumeric"
     """How sentences are cut into words (GloVe only; CLIP has its own pieces)."""
     unknown_words: Literal["drop", "vector", "zeros"] = "drop"
     """Words without a vector are dropped, get one shared random vector (TACoS), or zeros, in whose place networks with
@@ -83,7 +83,10 @@ class TextFeatureConfig:
     normalise: bool = True
     """Each word's vector gets the length 1."""
     vocabulary_size: Annotated[int, Ge(1)] = 1111
-    """Words that the rebuilding of masked words tells apart."""
+    """Words that the rebuilding of masked words tells apart, if these are the most frequent ones."""
+    vocabulary: Literal["frequent", "all"] = "frequent"
+    """The most frequent words are told apart, by published counts where these are at hand, or all words of the training
+    split, in the order of their appearance (GloVe only; MSAT)."""
     word_weights: Literal["closed-class", "nltk"] = "closed-class"
 
 

@@ -7,7 +7,7 @@ Definitions follow the standalone evaluation of Moment-DETR (QVHighlights), with
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -52,6 +52,8 @@ class MomentScores:
     """Mean IoU of the first window with the best fitting moment."""
     ap: Mapping[float, float]
     """IoU threshold -> average precision, mean over queries."""
+    rank: Mapping[tuple[int, float], float] = field(default_factory=dict)
+    """(n, IoU threshold) -> queries of which any of the first n windows has a larger IoU with any of their moments."""
 
     @property
     def ap_average(self) -> float:
@@ -66,6 +68,7 @@ class MomentScores:
             "queries": self.queries,
             "MR-mAP": ap | {"average": round(self.ap_average, 2)},
             "MR-R1": r1 | {"miou": round(self.miou, 2)},
+            **({"MR-Rank": rank_names(self.rank)} if self.rank else {}),
         }
 
 
@@ -109,6 +112,7 @@ class Scores:
             if threshold in full.r1
         }
         figures["MR-full-miou"] = round(full.miou, 2)
+        figures |= {f"MR-full-{name}": value for name, value in rank_names(full.rank).items()}
         figures["MR-full-mAP"] = round(full.ap_average, 2)
         for threshold in (0.5, 0.75):
             if threshold in full.ap:
@@ -135,6 +139,11 @@ class Scores:
         for name, scores in self.moments.items():
             record[name] = None if scores is None else scores.as_record()
         return record
+
+
+def rank_names(rank: Mapping[tuple[int, float], float]) -> dict[str, float]:
+    """Name figures of Rank@n, IoU=m, such as `Rank5@0.7`, rounded to two decimals."""
+    return {f"Rank{n}@{_text(threshold)}": round(value, 2) for (n, threshold), value in rank.items()}
 
 
 def evaluate_predictions(
@@ -241,6 +250,7 @@ def _score_moments(
     overlaps[np.broadcast_to((np.arange(counts.max()) >= counts[:, None])[:, None], overlaps.shape)] = -1
     present = predicted.present[asked]
     first = np.where(present[:, 0], overlaps[:, 0].max(axis=1), 0)
+    rank = _rank_figures(np.where(present, overlaps.max(axis=2), 0), protocol) if protocol.ranks else {}
     ranked = np.where(present, predicted.values[asked][..., 2], -np.inf)
     order = np.argsort(-ranked, axis=1, kind="stable")
     present = np.take_along_axis(present, order, axis=1)
@@ -252,7 +262,18 @@ def _score_moments(
         r1={threshold: 100 * float(np.mean(first >= threshold)) for threshold in protocol.r1_thresholds},
         miou=100 * float(first.mean()),
         ap=dict(zip(protocol.ap_thresholds, (100 * precision.mean(axis=0)).tolist(), strict=True)),
+        rank=rank,
     )
+
+
+def _rank_figures(overlaps: np.ndarray, protocol: Protocol) -> dict[tuple[int, float], float]:
+    """Rank@n, IoU=m of windows (N, P) in the order of the predictions, by their IoU with the best fitting moment."""
+    best = np.maximum.accumulate(overlaps, axis=1)
+    return {
+        (n, threshold): 100 * float(np.mean(best[:, min(n, best.shape[1]) - 1] > threshold))
+        for n in protocol.ranks
+        for threshold in protocol.rank_thresholds
+    }
 
 
 def _average_precision(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mesm.model.network import Network
 from mesm.pipeline.config.schema import TrainConfig
 from mesm.pipeline.train.adamw_decay_after import AdamWDecayAfter
 
@@ -47,16 +48,16 @@ def optimiser_step(optimiser: torch.optim.Optimizer, total: Tensor, rate: float,
 class Average:
     """An exponential moving average of a network's weights; what is no number with a fraction is copied."""
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.decay = decay
-        self.weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        self.weights = {name: value.detach().clone() for name, value in network.answering_state().items()}
 
     @torch.no_grad()
-    def update(self, network: nn.Module, steps: int) -> None:
+    def update(self, network: Network, steps: int) -> None:
         """Take in the weights after `steps` steps."""
         # A young average would remember the random start; its decay grows with the number of steps.
         decay = min(self.decay, (1 + steps) / (10 + steps))
-        for name, value in network.state_dict().items():
+        for name, value in network.answering_state().items():
             if value.is_floating_point():
                 self.weights[name].lerp_(value, 1 - decay)
             else:

@@ -79,7 +79,10 @@ class Steps:
         if world.size > 1:
             # Processes meet in the losses, which is no work for a compiler.
             self.compute_losses = state.network.losses
-            self.forward = DistributedDataParallel(self.forward, find_unused_parameters=self._leaves_parameters_idle())
+            # Buffers are the same everywhere, as they follow from what all processes see: a queue need not be sent.
+            self.forward = DistributedDataParallel(
+                self.forward, find_unused_parameters=self._leaves_parameters_idle(), broadcast_buffers=False
+            )
         self.per_epoch = len(self.batches(0))
 
     def _leaves_parameters_idle(self) -> bool:
