@@ -112,8 +112,8 @@ def extract_videos(
             stack.callback(lane.close)
         pool = stack.enter_context(DecodePool(workers, timeout_s=timeout_s, threads=threads))
         roots = sorted({folder.path.parent for folder in folders})
-        chosen, place = select_videos(videos), films or LocalFilms()
-        run = _Extraction(chosen, lanes, roots, pool, torch.device(device), on_progress, place)
+        chosen, source = select_videos(videos), films or LocalFilms()
+        run = _Extraction(chosen, lanes, roots, pool, torch.device(device), on_progress, source)
         try:
             run.run()
         except KeyboardInterrupt:
