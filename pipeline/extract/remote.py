@@ -1,8 +1,4 @@
-"""Films in object storage and on web servers, read through fsspec: s3://, gs://, hf://, http(s)://.
-
-Only what a person names on the command line is read so; names inside of media files never reach the network. Which
-keys are used is left to fsspec's file systems: environment variables, or the files of the clouds' own programs.
-"""
+"""Films in object storage: which there are, which content they have, and their files."""
 
 from __future__ import annotations
 
@@ -14,42 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from mesm.extractors.decoding.source_file import SourceFile, quick_hash
-from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.extract.films import FetchError
 from mesm.pipeline.extract.videos import VideoItem, names_by_id, shared
+from mesm.pipeline.run.object_storage import RemotePlace
 
-PROTOCOLS = ("s3", "gs", "gcs", "hf", "http", "https")
-TRIES = 4
-FIRST_PAUSE_S = 0.5
-"""Before the second try; each further pause is three times as long."""
 _BLOCK = 2**20
 _TIMES = ("LastModified", "mtime", "updated", "last_commit")
 """What file systems call the time of the last change."""
 
 
-def is_address(place: str) -> bool:
-    """Whether a place is an address of object storage or of a web server, and not a path."""
-    protocol, colon, _ = place.partition("://")
-    return bool(colon) and protocol in PROTOCOLS
-
-
 class RemoteStorage:
-    """One place in object storage: its videos, and their content."""
+    """The films of one place in object storage, and their content."""
 
     def __init__(self, address: str, pause: Callable[[float], None] = time.sleep) -> None:
         """Connect; PipelineError where the package for the protocol is missing or the address is none."""
-        try:
-            import fsspec
-
-            self._system, self._root = fsspec.core.url_to_fs(address)
-        except ImportError as error:
-            raise PipelineError(
-                f"{address}: {error}. Install what reads it: pip install 'mesm-pipeline[remote]'"
-            ) from error
-        except (ValueError, OSError) as error:
-            raise PipelineError(f"{address} is no address that can be read: {error}") from error
-        self.address = address.rstrip("/")
-        self._pause = pause
+        self._place = RemotePlace(address, pause)
         self._names: dict[str, str] = {}
 
     def list_videos(self) -> list[VideoItem]:
@@ -57,15 +32,8 @@ class RemoteStorage:
 
         Raises PipelineError when it is not there, may not be read, or holds no video.
         """
-        try:
-            entries = self._retried(self._entries)
-        except PermissionError as error:
-            raise PipelineError(f"{self.address} may not be read with the present keys: {error}") from error
-        except FileNotFoundError as error:
-            raise PipelineError(f"{self.address}: there is no such place") from error
-        except Exception as error:  # what drivers of other packages raise has no common base
-            raise PipelineError(f"{self.address} cannot be listed ({type(error).__name__}: {error})") from error
-        found = names_by_id(entries, self.address)
+        entries = self._place.entries()
+        found = names_by_id(entries, self._place.address)
         items = []
         for video_id in sorted(found):
             name = min(found[video_id])
@@ -78,7 +46,7 @@ class RemoteStorage:
 
         def read() -> SourceFile | None:
             try:
-                with self._system.open(self._names[item.video_id], "rb", cache_type="none") as file:
+                with self._place.system.open(self._names[item.video_id], "rb", cache_type="none") as file:
                     return SourceFile(item.path, item.size, item.modified_ns, quick_hash(file, item.size))
             except ValueError:
                 # fsspec's word for a web server that sends files from their beginning only
@@ -91,58 +59,31 @@ class RemoteStorage:
 
         def copy() -> None:
             name = self._names[item.video_id]
-            with self._system.open(name, "rb", cache_type="readahead") as source, open(target, "wb") as file:
+            with self._place.system.open(name, "rb", cache_type="readahead") as source, open(target, "wb") as file:
                 while block := source.read(_BLOCK):
                     if stopped():
-                        raise FetchError(f"{item.address}: the run ended while it was fetched")
+                        raise FileNotFoundError("the run ended while it was fetched")
                     file.write(block)
             if target.stat().st_size != item.size:
                 raise OSError(errno.EIO, f"{target.stat().st_size} bytes came of {item.size}")
 
         self._fetched(item, copy)
 
-    def _entries(self) -> dict[str, dict[str, Any]]:
-        """Return what is known of each file, by its name below the address."""
-        found: dict[str, dict[str, Any]] = self._system.find(self._root, detail=True)
-        root = self._root.rstrip("/")
-        entries = {}
-        for path, entry in found.items():
-            name = path.removeprefix(root).lstrip("/") or path.rsplit("/", 1)[-1]
-            if not any(part.startswith(".") for part in name.split("/")):
-                entries[name] = entry
-        if not found and not self._system.exists(self._root):
-            raise FileNotFoundError(self.address)
-        return entries
-
     def _item(self, video_id: str, name: str, entry: dict[str, Any], problem: str) -> VideoItem:
         size = entry.get("size")
         if size is None:
-            size = self._retried(lambda: self._system.info(entry["name"]).get("size"))
+            size = self._place.named(lambda: self._place.system.info(entry["name"]).get("size"))
         if size is None and not problem:
             problem = "its server does not say how large it is"
-        one = self.address if self.address.endswith(f"/{name}") else f"{self.address}/{name}"
+        address = self._place.address
+        one = address if address.endswith(f"/{name}") else f"{address}/{name}"
         return VideoItem(video_id, Path(name), problem, one, int(size or 0), _modified_ns(entry))
 
     def _fetched(self, item: VideoItem, action: Callable[[], Any]) -> Any:
         try:
-            return self._retried(action)
-        except FetchError:
-            raise
+            return self._place.retried(action)
         except Exception as error:  # what drivers of other packages raise has no common base
             raise FetchError(f"{item.address} cannot be read ({type(error).__name__}: {error})") from error
-
-    def _retried(self, action: Callable[[], Any]) -> Any:
-        """Do it again where the fault may pass: not what is missing, forbidden or ended, nor a full disk here."""
-        for again in range(TRIES - 1):
-            try:
-                return action()
-            except (FileNotFoundError, PermissionError, FetchError):
-                raise
-            except Exception as error:  # what drivers of other packages raise has no common base
-                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                    raise
-                self._pause(FIRST_PAUSE_S * 3**again)
-        return action()
 
 
 def _modified_ns(entry: dict[str, Any]) -> int:

@@ -25,11 +25,12 @@ from mesm.pipeline.data.texts import WORD_TABLE_FILE, texts_of
 from mesm.pipeline.extract.encoders import build_text_encoder, build_video_encoders, feature_folder
 from mesm.pipeline.extract.failures import FAILURES_FILE, Failure
 from mesm.pipeline.extract.films import Films, LocalFilms, SpooledFilms
-from mesm.pipeline.extract.remote import RemoteStorage, is_address
+from mesm.pipeline.extract.remote import RemoteStorage
 from mesm.pipeline.extract.run import ExtractionSummary, extract_videos
 from mesm.pipeline.extract.videos import VideoItem, collect_videos, select_videos
 from mesm.pipeline.run.console import ProgressBar, say
 from mesm.pipeline.run.memory import keep_freed_memory
+from mesm.pipeline.run.object_storage import is_address
 from mesm.pipeline.run.shown_text import one_line
 from mesm.pipeline.workspace import Workspace
 

@@ -18,9 +18,10 @@ from mesm.datasets.shards.folder import FeatureFolder
 from mesm.pipeline import cli
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.extract.films import SPOOL_PREFIX, SpooledFilms
-from mesm.pipeline.extract.remote import TRIES, RemoteStorage, is_address
+from mesm.pipeline.extract.remote import RemoteStorage
 from mesm.pipeline.extract.run import ExtractionSummary, extract_videos
 from mesm.pipeline.extract.videos import collect_videos
+from mesm.pipeline.run.object_storage import TRIES, is_address
 
 ROOM = 2**20
 
@@ -115,14 +116,14 @@ def test_a_film_beyond_the_spool_is_a_failure(address: str, films: Path, tmp_pat
 
 def test_what_may_pass_is_tried_again(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Watched(address)
-    real, faults = storage._system.open, iter([ConnectionError("reset"), TimeoutError("slow")])
+    real, faults = storage._place.system.open, iter([ConnectionError("reset"), TimeoutError("slow")])
 
     def sometimes(*arguments: Any, **options: Any) -> Any:
         for fault in faults:
             raise fault
         return real(*arguments, **options)
 
-    monkeypatch.setattr(storage._system, "open", sometimes)
+    monkeypatch.setattr(storage._place.system, "open", sometimes)
     assert extract(storage, tmp_path).done == VIDEOS
     assert storage.pauses[0] < storage.pauses[-1] or len(storage.pauses) == 2
 
