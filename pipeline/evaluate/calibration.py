@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mesm.datasets.plain_text import read_json
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.data.moments import MomentData
 from mesm.pipeline.evaluate.predict import predict
@@ -44,7 +45,7 @@ def read_calibration(trained: TrainedModel) -> Calibration | None:
     if not path.is_file():
         return None
     try:
-        content: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+        content: Mapping[str, Any] = read_json(path)
         epoch = content["epoch"]
         found = Calibration(
             float(content["temperature"]),

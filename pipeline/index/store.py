@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mesm.datasets.errors import FeatureError
+from mesm.datasets.plain_text import read_json
 from mesm.datasets.shards.fingerprints import NAME_DIGITS, fingerprint
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.extractors.contracts import VideoEncoder
@@ -167,7 +168,7 @@ def read_facts(path: Path) -> IndexFacts:
     """Read what holds for an index; PipelineError when there is none, it is damaged or newer than this program."""
     file = path / INDEX_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         version = content["format"]
         facts = IndexFacts(
             str(content["model"]),
@@ -180,7 +181,7 @@ def read_facts(path: Path) -> IndexFacts:
         raise PipelineError(
             f"{path} is no index; make one by: mesm-pipeline index FOLDER_OF_VIDEOS --index {path}"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(f"{file} is damaged ({type(error).__name__}: {error})") from error
     if version != FORMAT:
         raise PipelineError(f"{file} has format {version}, this program reads {FORMAT}; update it")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mesm.datasets.plain_text import read_json
 from mesm.datasets.shards.publishing import replace_file
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import config_from_plain
@@ -109,5 +110,10 @@ def _copy(folder: Path, out: Path, name: str, missing: str = "") -> None:
 
 def _calibration(folder: Path) -> Mapping[str, Any] | None:
     path = folder / CALIBRATION
-    found = json.loads(path.read_text("utf-8")) if path.is_file() else None
-    return found if found is None or isinstance(found, dict) else None
+    if not path.is_file():
+        return None
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        raise PipelineError(f"{path} is no calibration of this program, or is damaged: {error}") from error
+    return found if isinstance(found, dict) else None
