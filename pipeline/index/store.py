@@ -7,7 +7,6 @@ INDEX/catalogue.sqlite      files, films, thumbnails, what is spoken; can be mad
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from mesm.datasets.errors import FeatureError
-from mesm.datasets.plain_text import read_json
 from mesm.datasets.shards.fingerprints import NAME_DIGITS, fingerprint
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.extractors.contracts import VideoEncoder
@@ -24,7 +22,7 @@ from mesm.pipeline.extract.encoders import feature_folder
 from mesm.pipeline.ground.answers import EncodedVideo
 from mesm.pipeline.index.catalogue import CATALOGUE_FILE, Catalogue
 from mesm.pipeline.index.matrix import RowMatrix
-from mesm.pipeline.run.text_files import publish_text
+from mesm.pipeline.run import text_files
 
 INDEX_FILE = "index.json"
 FORMAT = 1
@@ -71,7 +69,7 @@ class IndexStore:
             made = tuple(feature_folder(path / "features", encoder).path.name for encoder in encoders)
             weights = ", ".join(str(encoder.spec.get("weights", "")) for encoder in encoders)
             facts = IndexFacts(model, made, encoders[0].clip_len_s, weights, network)
-            publish_text(path / INDEX_FILE, json.dumps({"format": FORMAT, **vars(facts)}, indent=1) + "\n")
+            text_files.publish_facts(path / INDEX_FILE, {"format": FORMAT, **vars(facts)})
         facts = read_facts(path)
         names = tuple(f"{encoder.name}-{fingerprint(encoder.spec)[:NAME_DIGITS]}" for encoder in encoders)
         if facts.folders != names:
@@ -168,7 +166,7 @@ def read_facts(path: Path) -> IndexFacts:
     """Read what holds for an index; PipelineError when there is none, it is damaged or newer than this program."""
     file = path / INDEX_FILE
     try:
-        content = read_json(file)
+        content = text_files.read_facts(file)
         version = content["format"]
         facts = IndexFacts(
             str(content["model"]),

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mesm.datasets.plain_text import read_json
 from mesm.datasets.shards.publishing import replace_file
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import config_from_plain
@@ -28,7 +27,7 @@ from mesm.pipeline.run.package import (
     is_package,
     write_manifest,
 )
-from mesm.pipeline.run.text_files import publish_text
+from mesm.pipeline.run.text_files import publish_text, read_facts
 from mesm.pipeline.share.card import read_figures, write_card
 
 LEFT_BEHIND = ("queries",)
@@ -113,7 +112,6 @@ def _calibration(folder: Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = read_json(path)
+        return read_facts(path)
     except ValueError as error:
         raise PipelineError(f"{path} is no calibration of this program, or is damaged: {error}") from error
-    return found if isinstance(found, dict) else None

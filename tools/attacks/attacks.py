@@ -17,6 +17,7 @@ from mesm.tools.attacks.processes import Ended, Forks, Kill, Task
 
 REFUSED_BESIDE = {"train"}
 """Jobs that work alone: a second process in the same place is refused."""
+SHOWN = 5
 LONGEST_AFTER_S = 0.3
 """The longest that a kill waits after the last write point."""
 
@@ -105,9 +106,11 @@ class Target:
         if wrong:
             return "; ".join(f"{name}: {found[name]}" for name in wrong)
         for what in ("answer", "identical") if identical else ("answer",):
-            names = [n for n in self.expected[what] | found[what] if self.expected[what].get(n) != found[what].get(n)]
+            wanted, seen = self.expected[what], found[what]
+            names = sorted(name for name in wanted | seen if wanted.get(name) != seen.get(name))
             if names:
-                return f"{what} differs: {', '.join(sorted(names)[:5])}"
+                first = f"{names[0]} was {wanted.get(names[0])}, is {seen.get(names[0])}"
+                return f"{what} differs: {', '.join(names[:SHOWN])}; {first}"
         return ""
 
     def said(self) -> str:

@@ -25,6 +25,7 @@ from mesm.pipeline.run.checkpoint import BEST, LAST
 from mesm.pipeline.run.directory import RunDirectory
 from mesm.tools.attacks.films import FILMS, Material, make_annotations, make_films
 
+SHORT_TEXT = 1000
 FAULTS = (PipelineError, DatasetError, ExtractorError)
 """What a damaged file is refused with."""
 
@@ -67,15 +68,13 @@ def _run(out: Path) -> dict[str, Any]:
         if checkpoint is not None:
             tensors = {name: _digest(tensor.numpy().tobytes()) for name, tensor in checkpoint.tensors.items()}
             found[which] = (tensors, checkpoint.meta)
-    found["metrics"] = [{k: v for k, v in row.items() if k not in _MEASURED} for row in run.metrics()]
+    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in run.metrics()]
+    found |= {f"metrics of epoch {row['epoch']}": row for row in rows}
     for name in ("config.yaml", "calibration.json"):
         path = out / name
         found[name] = path.read_text("utf-8", "replace") if path.exists() else None
     found["report"] = run.report_path.exists()
     return found
-
-
-_MEASURED = ("seconds", "queries_per_s", "memory_gib", "memory_mib", "peak_memory_mb")
 
 
 def _index(out: Path) -> dict[str, Any]:
@@ -167,7 +166,7 @@ def judge(job: str, out: str, result: str) -> None:
     try:
         found["problems"] = JOBS[job].problems(place)
         answer = JOBS[job].answer(place)
-        found["answer"] = {name: _digest(json.dumps(part, default=str).encode()) for name, part in answer.items()}
+        found["answer"] = {name: _short(json.dumps(part, default=str, sort_keys=True)) for name, part in answer.items()}
     except FAULTS as error:
         found["refused"] = str(error)
     found["identical"] = {
@@ -177,6 +176,11 @@ def judge(job: str, out: str, result: str) -> None:
     }
     found["left"] = [str(path) for path in place.rglob("*") if path.name.startswith(".tmp-")]
     Path(result).write_text(json.dumps(found))
+
+
+def _short(text: str) -> str:
+    """Return what can be compared in place of a text: itself, or the hash of a long one."""
+    return text if len(text) < SHORT_TEXT else _digest(text.encode())
 
 
 def _digest(content: bytes) -> str:
