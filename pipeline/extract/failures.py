@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mesm.datasets.plain_text import parse_json
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.publishing import held_alone
 from mesm.pipeline.run.console import say
@@ -58,10 +58,10 @@ def read_failures(file: Path) -> list[dict[str, Any]]:
     """
     try:
         # Earlier versions wrote bytes of names that are not UTF-8 as they are.
-        content = json.loads(file.read_text("utf-8", "surrogateescape"))
+        content = parse_json(file.read_text("utf-8", "surrogateescape"))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         say(f"warning: {file} is damaged and is made anew, with the failed videos of this run: {error}")
         return []
     entries = content.get("failures") if isinstance(content, dict) else None
