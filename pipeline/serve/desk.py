@@ -22,6 +22,7 @@ from mesm.pipeline.report.served_page import (
     ShownHit,
     render_answer,
     render_film,
+    render_gallery,
     render_head,
     render_hits,
     render_notice,
@@ -40,6 +41,8 @@ EVERYTHING = "*"
 """Stands for all films of the index where a film is chosen."""
 FRAMES = 12
 """Pictures along a film."""
+SHOWN_FILMS = 12
+"""Films whose pictures are shown before anything is asked."""
 AWAY_S = 30.0
 """So long after its last window was closed a visitor's films are kept: a page that is loaded anew closes and opens."""
 SWEEP_S = 5.0
@@ -121,7 +124,8 @@ class Desk:
     def choose(self, key: str, visitor: str) -> str:
         """Return what is shown of a film before anything is asked."""
         if not key or key == EVERYTHING:
-            return ""
+            films = self._films.all()[:SHOWN_FILMS]
+            return render_gallery([(film.played, _picture(film, film.duration_s / 2)) for film in films])
         try:
             film = self.film(key, visitor)
         except GoneError as error:
