@@ -49,6 +49,11 @@ def render_film(film: PlayedFilm, thumbnails: Sequence[tuple[float, str]]) -> st
     return _render("served_film.html.j2", film=film, shown=_shown(film, (), thumbnails), line=_line(film))
 
 
+def render_gallery(films: Sequence[tuple[PlayedFilm, str]]) -> str:
+    """Return films with the address of a picture each, to be looked at before anything is asked."""
+    return _render("served_gallery.html.j2", films=films)
+
+
 def render_answer(
     film: PlayedFilm, answer: ShownAnswer, thumbnails: Sequence[tuple[float, str]], notices: Sequence[str]
 ) -> str:

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mesm.datasets.errors import DatasetError
 from mesm.extractors.errors import VideoError
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.ground.answers import NO_MATCH, UNTRAINED, EncodedVideo, FoundMoment
@@ -21,11 +22,13 @@ from mesm.pipeline.report.served_page import (
     ShownHit,
     render_answer,
     render_film,
+    render_gallery,
     render_head,
     render_hits,
     render_notice,
     thinned,
 )
+from mesm.pipeline.run.console import say
 from mesm.pipeline.serve.films import GoneError, IndexedFilms, ServedFilm, uploaded
 from mesm.pipeline.serve.limits import Limits
 from mesm.pipeline.serve.scratch import Scratch
@@ -38,6 +41,8 @@ EVERYTHING = "*"
 """Stands for all films of the index where a film is chosen."""
 FRAMES = 12
 """Pictures along a film."""
+SHOWN_FILMS = 12
+"""Films whose pictures are shown before anything is asked."""
 AWAY_S = 30.0
 """So long after its last window was closed a visitor's films are kept: a page that is loaded anew closes and opens."""
 SWEEP_S = 5.0
@@ -119,7 +124,8 @@ class Desk:
     def choose(self, key: str, visitor: str) -> str:
         """Return what is shown of a film before anything is asked."""
         if not key or key == EVERYTHING:
-            return ""
+            films = self._films.all()[:SHOWN_FILMS]
+            return render_gallery([(film.played, _picture(film, film.duration_s / 2)) for film in films])
         try:
             film = self.film(key, visitor)
         except GoneError as error:
@@ -145,8 +151,12 @@ class Desk:
                 yield render_notice(f"{film.name} is being read; the answer follows.")
             video = reading.result() if reading is not None else None
             yield self._answers.submit(self._answer, film, video, text).result()
-        except (PipelineError, VideoError) as error:
+        except GoneError as error:
             yield render_notice(str(error))
+        except _FAULTS as error:
+            # What is wrong names places of this machine, which are no visitor's business.
+            say(f"error: {error}")
+            yield render_notice("This could not be answered. Who runs this page can see why.")
 
     def _answer(self, film: ServedFilm, video: EncodedVideo | None, text: str) -> str:
         encoded = video if video is not None else self._asker.encoded(film)
@@ -185,8 +195,8 @@ class Desk:
     def _read(self, upload: Upload) -> EncodedVideo:
         try:
             return self._asker.encode(upload.path, upload.folder / "features")
-        except (VideoError, PipelineError) as error:
-            raise PipelineError(f"{upload.name} cannot be read. {type(error).__name__}") from error
+        except (*_FAULTS, OSError) as error:
+            raise GoneError(f"{upload.name} could not be read to its end.") from error
         finally:
             if self.uploads.get(upload.key, upload.visitor) is None:
                 self.uploads.drop(upload)
@@ -226,6 +236,7 @@ class Desk:
                 self.sweep()
 
 
+_FAULTS = (PipelineError, VideoError, DatasetError)
 _NOTICES = {
     NO_MATCH: "Nothing stands out for this sentence; these are guesses.",
     UNTRAINED: "The model's weights are random: these answers mean nothing.",

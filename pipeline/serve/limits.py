@@ -38,6 +38,5 @@ class Limits:
     def text(self) -> str:
         """Return what the page says of uploads."""
         return (
-            f"up to {self.upload_bytes / MIB:,.0f} MB and {self.upload_s / 60:g} minutes, {self.uploads} at a time; "
-            "removed when you leave"
+            f"up to {self.upload_bytes / MIB:,.0f} MB and {self.upload_s / 60:g} minutes; it is removed when you leave"
         )

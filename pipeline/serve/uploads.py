@@ -112,8 +112,7 @@ class Uploads:
                 raise UploadError(f"{upload.name} is no film that can be read.", 415) from None
             if info.duration_s > self._limits.upload_s:
                 raise UploadError(
-                    f"The film lasts {info.duration_s / 60:,.1f} minutes; at most "
-                    f"{self._limits.upload_s / 60:g} are taken.",
+                    f"The film lasts {_length(info.duration_s)}; at most {_length(self._limits.upload_s)} are taken.",
                     422,
                 )
         except BaseException:
@@ -164,12 +163,20 @@ class Uploads:
 
 def probe_apart(path: Path) -> VideoInfo:
     """Measure a file in another process, which may crash or hang; VideoError says why it is no film."""
+    found: VideoInfo | VideoError = ProbeError(f"{path} was not measured")
     with DecodePool(workers=1, timeout_s=PROBE_TIMEOUT_S) as pool:
         pool.start(0, path)
         while pool.busy:
             match pool.next_event():
-                case Probed(_, info):
-                    return info
+                case Probed() as probed:
+                    found = probed.info
+                    pool.dismiss(probed)
                 case Failed(_, error):
-                    raise error
-    raise ProbeError(f"{path} was not measured")
+                    found = error
+    if isinstance(found, VideoError):
+        raise found
+    return found
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.3g} minutes"

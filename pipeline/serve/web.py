@@ -61,8 +61,8 @@ def make_app(desk: Desk, workshop: Workshop, host: str, port: int, token: str = 
         mcp_server=False,
         enable_monitoring=False,
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"], primary_hue="orange"),
-        css=style(),
-        head=f"<script>{script()}</script>",
+        # Gradio would rewrite a style sheet that it is given, and lose what holds for dark screens.
+        head=f"<style>{style()}</style><script>{script()}</script>",
     )
     return Guard(app, host, port, token)
 
@@ -120,21 +120,22 @@ def _page(desk: Desk, port: int) -> Any:
     limits, private = desk.limits, {"api_visibility": "private"}
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         head = gr.HTML(padding=False)
-        with gr.Row(elem_id="where"):
-            film = gr.Dropdown([], label="Film", elem_id="film", scale=3, interactive=True)
-            if limits.uploads:
-                gr.HTML(render_uploader({"text": limits.text}, ",".join(sorted(VIDEO_SUFFIXES))), padding=False)
         with gr.Row(elem_id="ask"):
             question = gr.Textbox(
                 show_label=False,
                 label="Question",
-                placeholder="a person opens the door",
+                placeholder="What happens? For example: a person opens the door",
                 max_length=limits.words,
                 autofocus=True,
                 scale=6,
                 elem_id="question",
             )
-            find = gr.Button("Find", variant="primary", scale=0, min_width=110, elem_id="find")
+            find = gr.Button("Find", variant="primary", scale=0, min_width=120, elem_id="find")
+        with gr.Row(elem_id="where"):
+            film = gr.Dropdown([], show_label=False, label="Film", elem_id="film", scale=1, interactive=True)
+            if limits.uploads:
+                text = {"text": limits.text}
+                gr.HTML(render_uploader(text, ",".join(sorted(VIDEO_SUFFIXES))), padding=False, elem_id="bring")
         gr.HTML(render_player(), padding=False, elem_id="stage")
         results = gr.HTML(padding=False, elem_id="results")
         new = gr.Button(visible="hidden", elem_id="uploaded")

@@ -72,7 +72,7 @@
     event.preventDefault();
     for (const other of document.querySelectorAll(".playing")) other.classList.remove("playing");
     for (const same of document.querySelectorAll(`[data-moment="${CSS.escape(jump.dataset.moment)}"]`)) same.classList.add("playing");
-    show(film.dataset, Number(jump.dataset.start), Number(jump.dataset.end), true);
+    show(film.dataset, Number(jump.dataset.start), Number(jump.dataset.end || Infinity), true);
     panel().scrollIntoView({ block: "nearest", behavior: "smooth" });
   });
 
