@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,12 +35,14 @@ from mesm.pipeline.run.console import say
 from mesm.pipeline.run.shown_text import one_line
 
 if TYPE_CHECKING:
-    from mesm.pipeline.ground.answers import FoundMoment
+    from mesm.pipeline.ground.answers import Evidence, FoundMoment
     from mesm.pipeline.ground.questions import Question
     from mesm.pipeline.index.build import IndexReport
     from mesm.pipeline.index.catalogue import BrokenFile
     from mesm.pipeline.index.search import Filter, SearchResult
     from mesm.pipeline.index.store import IndexStore
+
+    Asker = Callable[[Question, int, Filter, bool], SearchResult]
 
 SHOWN = 20
 """Broken files that are named; all of them stand in `index --stats --json`."""
@@ -111,6 +114,9 @@ def search(
     since: Annotated[str, typer.Option(metavar="DATE", help="Only files changed since YYYY-MM-DD.")] = "",
     longer: Annotated[str, typer.Option(metavar="TIME", help="Only films at least that long: s, m:ss, h:mm:ss.")] = "",
     shorter: Annotated[str, typer.Option(metavar="TIME", help="Only films at most that long.")] = "",
+    verify: Annotated[
+        str, typer.Option(metavar="MODEL", help="Ask this image-text-to-text model: does the moment show it?")
+    ] = "",
     no_dedupe: Annotated[bool, typer.Option("--no-dedupe", help="Also show moments that look the same.")] = False,
     device: DeviceOption = "auto",
     weights: WeightsOption = None,
@@ -135,8 +141,11 @@ def search(
         parse_seconds(longer, "--longer") if longer else 0.0,
         parse_seconds(shorter, "--shorter") if shorter else float("inf"),
     )
+    if verify and image is not None:
+        raise PipelineError("--verify asks about a sentence, --image has none; give one of them")
     opened = IndexStore.open(index)
     ask = _asker(opened, checkpoint, find_device(device), weight_sources(weights, trust_pickle))
+    ask = _verifying(ask, verify, find_device(device)) if verify else ask
     moments: list[FoundMoment] = []
     for question in questions:
         result = ask(question, top_k, allowed, not no_dedupe)
@@ -209,9 +218,7 @@ def _transcribe(folder: Path, places: list[Path], model: str, device: str) -> in
     return SOME_FAILED if report.failed else OK
 
 
-def _asker(
-    opened: IndexStore, checkpoint: Path | None, device: Any, sources: Any
-) -> Callable[[Question, int, Filter, bool], SearchResult]:
+def _asker(opened: IndexStore, checkpoint: Path | None, device: Any, sources: Any) -> Asker:
     """Return what answers questions to an index: the search without training, a network, or one after the other."""
     from mesm.pipeline.ground.zero_shot import ZeroShot
     from mesm.pipeline.index.network_search import FILMS, look_again, search_by_network
@@ -236,6 +243,20 @@ def _asker(
         return look_again(opened, retriever, question, first, count)
 
     return ask
+
+
+def _verifying(ask: Asker, model: str, device: Any) -> Asker:
+    """Return what also has a model of pictures and text look at what was found."""
+    from mesm.extractors.verification import Verifier
+    from mesm.pipeline.index.verifying import verified
+
+    verifier = Verifier.from_model(model, device)
+
+    def ask_and_verify(question: Question, count: int, allowed: Filter, dedupe: bool) -> SearchResult:
+        result = ask(question, count, allowed, dedupe)
+        return replace(result, moments=verified(result.moments, verifier))
+
+    return ask_and_verify
 
 
 def _say_report(report: IndexReport) -> None:
@@ -304,11 +325,15 @@ def _print_moments(result: SearchResult) -> None:
     from mesm.pipeline.ground.answer_lines import clock
 
     for place, moment in enumerate(result.moments):
-        kinds = "+".join(dict.fromkeys(one.kind for one in moment.evidence))
+        kinds = "+".join(dict.fromkeys(_evidence(one) for one in moment.evidence))
         notes = f"  ({', '.join(moment.notes)})" if moment.notes else ""
         more = f"  (+{result.alike[place]} that look the same)" if place in result.alike else ""
         times = f"{clock(moment.start_s)} - {clock(moment.end_s)}"
         show(f"{times}  {moment.score:7.3f}  {kinds:13}  {one_line(str(moment.file))}{notes}{more}")
+
+
+def _evidence(one: Evidence) -> str:
+    return f"{one.kind} ({one.score:.0%})" if one.kind in ("verified", "refuted") else one.kind
 
 
 def _date(text: str) -> float | None:

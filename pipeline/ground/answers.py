@@ -101,7 +101,8 @@ class Evidence:
 
     kind: str
     """`picture` (frames that fit the sentence), `words` (of subtitles), `spoken, transcribed` (words that a network
-    heard), `network` (a trained network)."""
+    heard), `network` (a trained network), `verified` or `refuted` (the probability of yes, by a model that was asked
+    whether the moment shows it)."""
     score: float
     """In the unit of its kind."""
     text: str = ""
