@@ -15,6 +15,7 @@ import typer
 from mesm.pipeline import __version__
 from mesm.pipeline.commands import (
     archive,
+    check,
     compare,
     cut,
     demo,
@@ -47,6 +48,7 @@ app = typer.Typer(
     help="Find the moment in a video that a sentence describes.\n\nExample: mesm-pipeline demo --out mesm-demo",
 )
 app.command()(extract.extract)
+app.command()(check.check)
 app.command()(train.train)
 app.command()(train.reproduce)
 app.command()(compare.compare)
