@@ -25,6 +25,7 @@ from mesm.pipeline.commands import (
     features,
     ground,
     info,
+    learning_curve,
     released,
     show,
     train,
@@ -52,6 +53,7 @@ app.command()(check.check)
 app.command()(train.train)
 app.command()(train.reproduce)
 app.command()(compare.compare)
+app.command()(learning_curve.learning_curve)
 app.command()(evaluate.evaluate)
 app.command()(ground.ground)
 app.command()(archive.index)
