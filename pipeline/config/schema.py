@@ -114,6 +114,7 @@ class TrainConfig:
     """Largest global norm of the gradient; 0: no clipping."""
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: Annotated[int, Ge(0)] = 0
+    """Steps in which the rate grows to `lr`; with a cosine schedule at most a third of all steps."""
     crop: Annotated[float, Ge(0), Le(1)] = 0.0
     """Probability that a step sees a random part of a video only, which holds the moments of all its queries; so that
     it is less easily learnt by heart where moments lie (not in the paper)."""

@@ -18,12 +18,15 @@ def make_optimiser(network: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
 
 def learning_rate(train: TrainConfig, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of a step, counted from 0 over the whole training."""
-    if step < train.warmup_steps:
-        return train.lr * (step + 1) / train.warmup_steps
-    if train.schedule == "constant":
-        return train.lr
     total = train.epochs * steps_per_epoch
-    progress = (step - train.warmup_steps) / max(total - train.warmup_steps, 1)
+    # A short training, of few annotations, would otherwise end before the rate falls.
+    falls = train.schedule == "cosine"
+    warmup = min(train.warmup_steps, total // 3) if falls else train.warmup_steps
+    if step < warmup:
+        return train.lr * (step + 1) / warmup
+    if not falls:
+        return train.lr
+    progress = (step - warmup) / max(total - warmup, 1)
     return train.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
