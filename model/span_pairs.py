@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CANDIDATES = 512
-"""Windows of each query, the most probable ones, among which answers are sought: all of them up to 31 rows."""
+CANDIDATES = 256
+"""Windows of each query, the most probable ones, among which answers are sought: all of them up to 22 rows."""
 QUERIES_AT_ONCE = 32
-"""Queries whose candidates are compared with each other at once: 32 MiB of overlaps."""
+"""Queries whose candidates are compared with each other at once: 8 MiB of overlaps."""
 REACHED = (0.5, 0.7)
 """Overlaps that an answer should reach, see `best_windows`."""
 

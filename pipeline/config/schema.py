@@ -129,6 +129,7 @@ class TrainConfig:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up: as it is, or falling to 0 at the last step."""
     warmup_steps: Annotated[int, Ge(0)] = 0
+    """Steps in which the rate grows to `lr`; with a cosine schedule at most a third of all steps."""
     crop: Annotated[float, Ge(0), Le(1)] = 0.0
     """Probability that a step sees a random part of a video only, which holds the moments of all its queries; so that
     it is less easily learnt by heart where moments lie (not in the paper)."""
