@@ -54,6 +54,8 @@ OF_STEPS = 0.75
 STEPS = TrainConfig(epochs=1, lr=5e-4, weight_decay=0.01, optimiser="adamw-decay-after", schedule="linear")
 SCHEDULE, CLIP = 10_000, 1.0
 NORMS = ("norm.weight", "norm1.weight", "norm2.weight")
+SETTINGS = {"charades": "charades-i3d-glove"}
+"""What a file calls a setting, and its name here."""
 SEEN = HIDDEN / 10
 """Numbers below it stand at padding."""
 
@@ -78,7 +80,7 @@ def check_file(path: Path) -> tuple[str, list[Comparison]]:
         epochs = len(golden["threshold_by_epoch"])
         ours = [threshold_of(torch.tensor(e / epochs, dtype=torch.float64), torch.device("cpu")) for e in range(epochs)]
         rows.append(_distance("threshold_by_epoch", torch.stack(ours).numpy(), golden["threshold_by_epoch"]))
-    return f"{network}, {golden['setting']}", rows
+    return f"{network}, {SETTINGS.get(str(golden['setting']), golden['setting'])}", rows
 
 
 def formula_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -24,6 +24,7 @@ EXACT: Mapping[str, str] = {
     "tacos-c3d-glove": "golden_tacos_c3d.npz",
     "qvhighlights-clip-slowfast-qd-detr": "golden_qd_detr_qvh.npz",
     "qvhighlights-clip-slowfast-moment-detr": "golden_moment_detr_qvh.npz",
+    "charades-i3d-glove-emb": "golden_emb_charades.npz",
 }
 """Configurations in which outputs, losses and gradients of the published code are met, and the file of its numbers that
 `mesm.tools.parity` compares."""

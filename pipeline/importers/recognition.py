@@ -200,4 +200,6 @@ def recognise(shapes: Shapes, graded_saliency: bool = False) -> Setting:
 
 def setting_of(network: str, shapes: Shapes) -> str:
     """Name the setting that parameters of a network are likeliest of: those of the baselines were released for one."""
+    if network == "emb":
+        return "charades-i3d-glove-emb"
     return recognise(shapes).name if network == "mesm" else f"qvhighlights-clip-slowfast-{network}"

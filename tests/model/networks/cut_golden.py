@@ -75,7 +75,8 @@ def cut_elastic(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Keep the two queries with the shortest videos, each alone, in both behaviours."""
     lengths = golden["batch/video_length"]
     chosen = np.argsort(lengths, kind="stable")[:2]
-    arrays = {name: golden[name] for name in ("network", "setting", "parameter_names", "word_vectors")}
+    arrays = {name: golden[name] for name in ("network", "parameter_names", "word_vectors")}
+    arrays["setting"] = np.array(f"{golden['setting']}-i3d-glove")
     arrays |= {name: golden[name][chosen] for name in golden if name.startswith("batch/") and "char" not in name}
     arrays["batch/video_feat"] = arrays["batch/video_feat"][:, : lengths[chosen].max()]
     for behaviour in ("official", "fixed"):
