@@ -72,6 +72,10 @@ class NetworkConfig:
         """Say whether answers are to be made in batches of the file's order, as they depend on who meets whom."""
         return False
 
+    def most_queries(self) -> int | None:
+        """Return how many queries a step may hold; None: any number."""
+        return None
+
     def sentences(self) -> Asked:
         """Say whether and how the network reads sentences as wholes."""
         return Asked.NOT

@@ -112,23 +112,28 @@ class Subject:
 
     def build(self) -> Msat:
         """Build the network with the formula's weights, and the queue as it was before."""
+        return load_weights(Msat(*self.config), self.state)
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """Weights and queue by their names here."""
         config, sizes = self.config
         shapes = network_shapes(config, sizes)
-        network = Msat(config, sizes)
-        state = network.state_dict()
+        state: dict[str, Tensor] = {}
         for published, ours in self.names.items():
             if ours is not None and ours in shapes:
                 weight = np.float32(TEMPERATURE)
                 if not published.endswith("mplug.temp"):
                     weight = formula_weight(published, shapes[ours])
                 state[ours] = torch.from_numpy(np.asarray(weight))
-        if network.contrast is not None:
+        if config.vtc:
             if self.behaviour == "fixed":
                 for name in ("visual_encoder", "text_encoder", "vision_proj", "text_proj"):
                     for part in ("weight", "bias"):
                         state[f"contrast.slow_{name}_{part}"] = state[f"contrast.{name}.{part}"].clone()
             state |= {f"contrast.{k}": v for k, v in _queue(self.golden, "state/before").items()}
-        return load_weights(network, state)
+            state["contrast.steps"] = torch.tensor(0)
+        return state
 
     @cached_property
     def batch(self) -> Batch:

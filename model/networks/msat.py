@@ -95,6 +95,10 @@ class MsatConfig(NetworkConfig):
         """Name the option under which what is learnt of a query depends on how long the others of its batch are."""
         return ["model.behaviour=official with model.vtc"] if self.vtc and self.behaviour == "official" else []
 
+    def most_queries(self) -> int | None:
+        """As many as the queue of the contrast holds."""
+        return self.vtc_queue if self.vtc else None
+
     def problems(self) -> list[str]:
         """Say which values cannot go together."""
         found = []
@@ -257,7 +261,9 @@ class Msat(Network):
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embed the points of each query's video, (N, T, D), and its words, (N, W, D)."""
         count, total = batch.words.vectors.shape[1], self.config.clips + 1
-        known = max(self.config.positions, total + count)
+        known, room = max(self.config.positions, total + count), self.config.positions - total
+        if count > room and self.config.behaviour == "official":
+            raise ValueError(f"a query has {count} words, the published table of positions has room for {room}")
         table = position_codes(known, self.config.positions, self.config.dim).to(batch.video.device)
         words = self.word_projection(batch.words.vectors[: batch.count])
         if self.training and batch.word_mask is not None:
