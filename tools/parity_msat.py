@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,12 +25,12 @@ from mesm.model.batch import Batch, Targets, WordMask, Words
 from mesm.model.layouts import Layout
 from mesm.model.network_config import Sizes
 from mesm.model.networks.msat import Msat, MsatConfig, MsatLosses, position_codes
-from mesm.model.ranking import best_apart
 from mesm.pipeline.config.schema import TrainConfig
 from mesm.pipeline.importers.published_names import our_name
 from mesm.pipeline.importers.recognition import msat_of, refuse_unknown
 from mesm.pipeline.run.networks import network_shapes
 from mesm.pipeline.train.optimisation import make_optimiser, optimiser_step
+from mesm.tools.parity_grid_ranking import check_ranking, scaled
 from mesm.tools.parity_judging import Scalar, judged, move_by_rounding
 from mesm.tools.parity_mesm import (
     GRADIENT_RTOL,
@@ -112,23 +112,28 @@ class Subject:
 
     def build(self) -> Msat:
         """Build the network with the formula's weights, and the queue as it was before."""
+        return load_weights(Msat(*self.config), self.state)
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """Weights and queue by their names here."""
         config, sizes = self.config
         shapes = network_shapes(config, sizes)
-        network = Msat(config, sizes)
-        state = network.state_dict()
+        state: dict[str, Tensor] = {}
         for published, ours in self.names.items():
             if ours is not None and ours in shapes:
                 weight = np.float32(TEMPERATURE)
                 if not published.endswith("mplug.temp"):
                     weight = formula_weight(published, shapes[ours])
                 state[ours] = torch.from_numpy(np.asarray(weight))
-        if network.contrast is not None:
+        if config.vtc:
             if self.behaviour == "fixed":
                 for name in ("visual_encoder", "text_encoder", "vision_proj", "text_proj"):
                     for part in ("weight", "bias"):
                         state[f"contrast.slow_{name}_{part}"] = state[f"contrast.{name}.{part}"].clone()
             state |= {f"contrast.{k}": v for k, v in _queue(self.golden, "state/before").items()}
-        return load_weights(network, state)
+            state["contrast.steps"] = torch.tensor(0)
+        return state
 
     @cached_property
     def batch(self) -> Batch:
@@ -145,7 +150,7 @@ def check_golden(golden: Golden) -> tuple[str, list[Comparison]]:
     for variant in ("acb-vtc", "acb", "msat-vtc", "msat"):
         if f"{variant}/fixed/train/total" in golden:
             rows += _check_subject(Subject(golden, variant, "fixed", f"{variant}/fixed/"))
-    return f"{name}, {golden['setting']}", [*rows, *_check_ranking(golden, own)]
+    return f"{name}, {golden['setting']}", [*rows, *check_ranking(golden, own.config[0])]
 
 
 def _all_shapes(golden: Golden) -> dict[str, tuple[int, ...]]:
@@ -201,15 +206,6 @@ def _places(golden: Golden, prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _scaled(name: str, ours: Tensor | None, published: np.ndarray, tolerance: float = OUTPUT_ATOL) -> Comparison:
-    """Compare by the largest difference, as a share of the largest value where that is over 1."""
-    if ours is None or tuple(ours.shape) != published.shape:
-        return Comparison(name, float("nan"), tolerance)
-    expected = torch.from_numpy(np.asarray(published)).double()
-    size = max(1.0, float(expected.abs().max()))
-    return Comparison(name, float((ours.detach().double() - expected).abs().max()) / size, tolerance)
-
-
 def _check_inputs(golden: Golden, subject: Subject) -> Iterator[Comparison]:
     """Compare bins, targets, candidates and codes of positions."""
     config, batch, bins = subject.config[0], subject.batch, subject.options["clips"]
@@ -217,7 +213,7 @@ def _check_inputs(golden: Golden, subject: Subject) -> Iterator[Comparison]:
     pooled = np.stack(
         [pool_rows(batch.video[starts[v] : starts[v + 1], :-2].numpy(), bins) for v in batch.video_of_query]
     )
-    yield _scaled(
+    yield scaled(
         "batch/vis_input_every", torch.from_numpy(pooled[:, ::17, ::61].copy()), golden["batch/vis_input_every"]
     )
     for number, total in enumerate(golden["batch/vis_input_sum"]):
@@ -226,14 +222,14 @@ def _check_inputs(golden: Golden, subject: Subject) -> Iterator[Comparison]:
     windows, stages, _ = network._targets(batch, subject.weights.peak)
     place = torch.arange(config.clips + 1)
     offsets = (windows[:, 0, :, None] - place).float()
-    yield _scaled("batch/map_gt", torch.cat((stages, offsets), dim=1), golden["batch/map_gt"])
+    yield scaled("batch/map_gt", torch.cat((stages, offsets), dim=1), golden["batch/map_gt"])
     grid = torch.zeros(config.clips + 1, config.clips + 1)
     grid[network.grid.starts, network.grid.ends] = 1
-    yield _scaled("buffers/iou_mask_map", grid, golden["buffers/iou_mask_map"], 0.0)
+    yield scaled("buffers/iou_mask_map", grid, golden["buffers/iou_mask_map"], 0.0)
     table = position_codes(config.positions, config.positions, config.dim)
     every = golden["buffers/pos_table_every"]
     steps = [math.ceil(size / count) for size, count in zip(table.shape, every.shape, strict=True)]
-    yield _scaled("buffers/pos_table_every", table[:: steps[0], :: steps[1]], every)
+    yield scaled("buffers/pos_table_every", table[:: steps[0], :: steps[1]], every)
 
 
 def _check_subject(subject: Subject) -> list[Comparison]:
@@ -257,7 +253,7 @@ def _check_mode(subject: Subject, mode: str) -> Iterator[Comparison]:
                     # What stands at padding has no meaning.
                     valid = batch.words.mask
                     ours, published = ours[valid], published[valid.numpy()]
-                yield _scaled(f"{prefix}/outputs/{name}", ours, published)
+                yield scaled(f"{prefix}/outputs/{name}", ours, published)
         losses = network.losses(network(batch), batch, subject.weights)
     for name, key in {**{n: f"losses/loss_{k}" for n, k in LOSSES.items()}, "total": "total"}.items():
         if f"{prefix}/{key}" in golden:
@@ -296,7 +292,7 @@ def _check_training(subject: Subject, forgiving: bool) -> Iterator[Comparison]:
     for name in ("final_mlp_s.3.weight", "final_mlp_3.3.weight"):
         key = f"{prefix}train/after3/bert_layer.{name}"
         if key in golden:
-            yield _scaled(key, plain.after_three[f"bert_layer.{name}"], golden[key], STEP_RTOL)
+            yield scaled(key, plain.after_three[f"bert_layer.{name}"], golden[key], STEP_RTOL)
 
 
 class _Training:
@@ -363,7 +359,7 @@ class _Training:
                 held, expected = getattr(contrast, ours).T, self.golden[f"{key}/{published}"]
                 if expected.shape[1] < held.shape[1]:
                     held = held[:, self._entered(expected.shape[1])]
-                self.states.append(_scaled(f"{key}/{published}", held, expected, max(tolerance, OUTPUT_ATOL)))
+                self.states.append(scaled(f"{key}/{published}", held, expected, max(tolerance, OUTPUT_ATOL)))
         for member in self.golden:
             if member.startswith(f"{key}/{MPLUG}") and member.endswith("/norm"):
                 ours = our_name(member.removeprefix(f"{key}/").removesuffix("/norm"), "msat")
@@ -374,29 +370,3 @@ class _Training:
         """Columns that the four forwards wrote, from the pointer on, and those behind them up to `count`."""
         pointer, size = int(self.golden["state/before/queue_ptr"][0]), len(self.golden["state/before/idx_queue"][0])
         return [(pointer + place) % size for place in range(count)]
-
-
-def _check_ranking(golden: Golden, subject: Subject) -> Iterator[Comparison]:
-    """Compare what ranking makes of the published scores: the 20 best candidates, and the 5 that are kept."""
-    config = subject.config[0]
-    total = config.clips + 1
-    start, end = torch.cartesian_prod(torch.arange(total), torch.arange(total)).unbind(1)
-    candidate = torch.from_numpy(golden["buffers/iou_mask_map"].astype(bool)).flatten()
-    cases: list[tuple[str, Tensor, Tensor, Sequence[float]]] = []
-    if "nms/kept/0" in golden:
-        logits = torch.from_numpy(golden["eval/outputs/logits_iou"]).flatten(2)
-        moments = torch.stack((start + logits[:, 0], end + logits[:, 1]), dim=-1)
-        cases.append(("nms", logits[:, 2].sigmoid(), moments, golden["batch/duration"]))
-    if "nms_case/score" in golden:
-        moments = torch.from_numpy(golden["nms_case/moment"]).flatten(2).transpose(1, 2)
-        score = torch.from_numpy(golden["nms_case/score"]).flatten(1)
-        cases.append(("nms_case", score, moments, golden["nms_case/duration"]))
-    for name, score, moments, durations in cases:
-        possible = candidate & (moments[..., 0] < moments[..., 1])
-        for kind, overlap, most in (("ranked20", 2.0, 20), ("kept", config.nms, config.answers)):
-            best, _ = best_apart(moments, score, possible, overlap, most)
-            chosen = moments.gather(1, best[..., None].expand(-1, -1, 2)).double() / config.clips
-            for query, duration in enumerate(durations):
-                yield _scaled(
-                    f"{name}/{kind}/{query}", chosen[query] * float(duration), golden[f"{name}/{kind}/{query}"]
-                )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mesm.model.kernels.cells import Diagonal, fast_diagonal_cells, plain_diagonal_cells
+from mesm.model.kernels.cells import index_of_diagonals as index_of_diagonals
 from mesm.model.kernels.dot_product import (
     fast_attention,
     fast_packed_attention,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mesm.model.kernels import add_dropped, attention, dropout, packed_attention
-from mesm.model.layouts import Layout, merge_heads, split_heads
+from mesm.model.layouts import Layout, merge_heads, split_heads, to_device
 
 NORM_EPS = 1e-12
 
@@ -34,6 +35,25 @@ class PointsAndWords:
     """(T',) int64: the rows of `joined` that are points."""
     word_rows: Tensor
     """(T'',) int64: those that are words."""
+
+
+def lay_out(words: Layout, points: int) -> PointsAndWords:
+    """Say where points and words of N queries lie, apart and as one sequence each."""
+    lengths, device = np.array(words.lengths), words.device
+    both = lengths + points
+    query = np.arange(len(both)).repeat(both)
+    place = np.arange(both.sum()) - (both.cumsum() - both)[query]
+    is_point = place < points
+    word = len(both) * points + (lengths.cumsum() - lengths)[query] + place - points
+    order = np.where(is_point, query * points + place, word)
+    rows = (np.flatnonzero(is_point), np.flatnonzero(~is_point))
+    return PointsAndWords(
+        Layout([points] * len(both), device),
+        words,
+        Layout(both.tolist(), device),
+        to_device(order, device),
+        *(to_device(found, device) for found in rows),
+    )
 
 
 class Residual(nn.Module):

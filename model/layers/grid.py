@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mesm.model.kernels import diagonal_cells, dropout
-from mesm.model.kernels.cells import Diagonal, index_of_diagonals
+from mesm.model.kernels import Diagonal, diagonal_cells, dropout, index_of_diagonals
 
 DENSE = 16
 """Up to so many clips, moments of every length from every point are candidates."""

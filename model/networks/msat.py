@@ -8,26 +8,23 @@ papers and published codes differ, this follows the codes.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from mesm.model.batch import Batch, in_float32
 from mesm.model.bounds import AtLeastOne, Layers, Overlap, Probability, Weight
-from mesm.model.layers.coattention import NORM_EPS, AsymmetricEncoder, DecoupledEncoder, Drop, PointsAndWords
+from mesm.model.layers.coattention import NORM_EPS, AsymmetricEncoder, DecoupledEncoder, Drop, PointsAndWords, lay_out
 from mesm.model.layers.grid import GridHead, moments_of_cells
 from mesm.model.layers.points import Bags, at_rows, bags_of_points, pool_points
-from mesm.model.layouts import Layout, to_device
 from mesm.model.losses import WHOLE, Share, add_total, targets_of
 from mesm.model.momentum_contrast import Contrasted, MomentumContrast, Pooled
 from mesm.model.network import Answers, Network
 from mesm.model.network_config import TEMPORAL_COLUMNS, Draw, NetworkConfig, Sizes
+from mesm.model.position import position_codes
 from mesm.model.proposal_losses import (
     Cells,
     cells_near,
@@ -92,6 +89,10 @@ class MsatConfig(NetworkConfig):
     def ties(self) -> list[str]:
         """Name the option under which what is learnt of a query depends on how long the others of its batch are."""
         return ["model.behaviour=official with model.vtc"] if self.vtc and self.behaviour == "official" else []
+
+    def most_queries(self) -> int | None:
+        """As many as the queue of the contrast holds."""
+        return self.vtc_queue if self.vtc else None
 
     def problems(self) -> list[str]:
         """Say which values cannot go together."""
@@ -255,7 +256,9 @@ class Msat(Network):
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embed the points of each query's video, (N, T, D), and its words, (N, W, D)."""
         count, total = batch.words.vectors.shape[1], self.config.clips + 1
-        known = max(self.config.positions, total + count)
+        known, room = max(self.config.positions, total + count), self.config.positions - total
+        if count > room and self.config.behaviour == "official":
+            raise ValueError(f"a query has {count} words, the published table of positions has room for {room}")
         table = position_codes(known, self.config.positions, self.config.dim).to(batch.video.device)
         words = self.word_projection(batch.words.vectors[: batch.count])
         if self.training and batch.word_mask is not None:
@@ -362,32 +365,3 @@ class Msat(Network):
         layout = batch.plan.answered
         middle = at_rows(output.stages[:, 2], layout.position, layout.length_of_row, layout.sequence_of_row)
         return Answers(chosen, scores, layout.pad(middle[:, None]).squeeze(-1), counts)
-
-
-def lay_out(words: Layout, points: int) -> PointsAndWords:
-    """Say where points and words of N queries lie, apart and as one sequence each."""
-    lengths, device = np.array(words.lengths), words.device
-    both = lengths + points
-    query = np.arange(len(both)).repeat(both)
-    place = np.arange(both.sum()) - (both.cumsum() - both)[query]
-    is_point = place < points
-    word = len(both) * points + (lengths.cumsum() - lengths)[query] + place - points
-    order = np.where(is_point, query * points + place, word)
-    rows = (np.flatnonzero(is_point), np.flatnonzero(~is_point))
-    return PointsAndWords(
-        Layout([points] * len(both), device),
-        words,
-        Layout(both.tolist(), device),
-        to_device(order, device),
-        *(to_device(found, device) for found in rows),
-    )
-
-
-@lru_cache(maxsize=16)
-def position_codes(count: int, period: int, dim: int) -> Tensor:
-    """Codes of positions 0 to count - 1, (count, D): sine, cosine of 2 pi p / period / 10000^(2 floor(k / 2) / D)."""
-    place = torch.arange(count, dtype=torch.float64)[:, None]
-    scale = 10000.0 ** (2 * (torch.arange(dim) // 2).double() / dim)
-    angle = 2 * math.pi * place / period / scale
-    even = torch.arange(dim) % 2 == 0
-    return torch.where(even, angle.sin(), angle.cos()).float()

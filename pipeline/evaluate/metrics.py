@@ -19,6 +19,7 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.evaluate.postprocessing import temporal_iou
 from mesm.pipeline.evaluate.predictions import Prediction, load_predictions
 from mesm.pipeline.evaluate.protocols import Protocol
+from mesm.pipeline.evaluate.ranks import rank_figures, rank_names
 
 __all__ = [
     "HIGHLIGHT_LEVELS",
@@ -141,11 +142,6 @@ class Scores:
         return record
 
 
-def rank_names(rank: Mapping[tuple[int, float], float]) -> dict[str, float]:
-    """Name figures of Rank@n, IoU=m, such as `Rank5@0.7`, rounded to two decimals."""
-    return {f"Rank{n}@{_text(threshold)}": round(value, 2) for (n, threshold), value in rank.items()}
-
-
 def evaluate_predictions(
     predictions: Sequence[Prediction],
     annotations: Sequence[Annotation],
@@ -250,7 +246,7 @@ def _score_moments(
     overlaps[np.broadcast_to((np.arange(counts.max()) >= counts[:, None])[:, None], overlaps.shape)] = -1
     present = predicted.present[asked]
     first = np.where(present[:, 0], overlaps[:, 0].max(axis=1), 0)
-    rank = _rank_figures(np.where(present, overlaps.max(axis=2), 0), protocol) if protocol.ranks else {}
+    rank = rank_figures(np.where(present, overlaps.max(axis=2), 0), protocol) if protocol.ranks else {}
     ranked = np.where(present, predicted.values[asked][..., 2], -np.inf)
     order = np.argsort(-ranked, axis=1, kind="stable")
     present = np.take_along_axis(present, order, axis=1)
@@ -264,16 +260,6 @@ def _score_moments(
         ap=dict(zip(protocol.ap_thresholds, (100 * precision.mean(axis=0)).tolist(), strict=True)),
         rank=rank,
     )
-
-
-def _rank_figures(overlaps: np.ndarray, protocol: Protocol) -> dict[tuple[int, float], float]:
-    """Rank@n, IoU=m of windows (N, P) in the order of the predictions, by their IoU with the best fitting moment."""
-    best = np.maximum.accumulate(overlaps, axis=1)
-    return {
-        (n, threshold): 100 * float(np.mean(best[:, min(n, best.shape[1]) - 1] > threshold))
-        for n in protocol.ranks
-        for threshold in protocol.rank_thresholds
-    }
 
 
 def _average_precision(
