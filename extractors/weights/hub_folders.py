@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,18 @@ def find_folder(chosen: str, download: bool, with_weights: bool = True, more: Se
     return Path(found)
 
 
-def load_network(model_class: Any, folder: Path) -> Any:
-    """Load a network of transformers from safetensors alone; WeightsError when not every tensor fits."""
+@dataclass(frozen=True)
+class ReadNetwork:
+    """A network as it was read, and what of it and of the file did not fit."""
+
+    network: Any
+    missing: list[str]
+    extra: list[str]
+    reshaped: list[str]
+
+
+def read_network(model_class: Any, folder: Path) -> ReadNetwork:
+    """Read a network of transformers from safetensors alone; WeightsError when there are none."""
     if not weight_files(folder):
         raise WeightsError(f"{folder} holds no *.safetensors")
     network, report = model_class.from_pretrained(
@@ -48,13 +59,15 @@ def load_network(model_class: Any, folder: Path) -> Any:
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
-    report_mismatch(
-        str(folder),
-        sorted(report["missing_keys"]),
-        sorted(report["unexpected_keys"]),
-        [f"{name} {list(given)} instead of {list(own)}" for name, given, own in report["mismatched_keys"]],
-    )
-    return network
+    reshaped = [f"{name} {list(given)} instead of {list(own)}" for name, given, own in report["mismatched_keys"]]
+    return ReadNetwork(network, sorted(report["missing_keys"]), sorted(report["unexpected_keys"]), reshaped)
+
+
+def load_network(model_class: Any, folder: Path) -> Any:
+    """Load a network of transformers from safetensors alone; WeightsError when not every tensor fits."""
+    read = read_network(model_class, folder)
+    report_mismatch(str(folder), read.missing, read.extra, read.reshaped)
+    return read.network
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -27,6 +27,7 @@ import av
 import numpy as np
 
 from mesm.datasets.errors import DatasetError
+from mesm.datasets.plain_text import read_json
 from mesm.datasets.shards.publishing import remove_stale_temporaries, replace_file, write_errors
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.demo.scenes import SHAPES, Actor, Scene, plan_scene
@@ -341,7 +342,7 @@ def _claim_folder(marker: Path, seed: int) -> None:
         publish_text(marker, json.dumps(wanted) + "\n")
         return
     try:
-        found = json.loads(marker.read_text(encoding="utf-8"))
+        found = read_json(marker)
     except ValueError:
         found = "something that is not JSON"
     if found != wanted:

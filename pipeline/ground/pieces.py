@@ -69,7 +69,8 @@ class Pieces:
     def frames(self, video: EncodedVideo, number: int, config: Config) -> np.ndarray:
         """Return the network's input (L, D) of a piece."""
         part = slice(self.starts[number], self.starts[number] + self.size)
-        return prepare_video([stream[part] for stream in video.streams], config.dataset.max_rows, config.dataset.rows)
+        streams, dataset = [stream[part] for stream in video.streams], config.dataset
+        return prepare_video(streams, dataset.max_rows, dataset.rows, dataset.normalise_rows)
 
     def windows(self, number: int, fractions: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Turn windows (K, 2) in fractions of a piece into rows, with their scores and the piece: (K, 4)."""

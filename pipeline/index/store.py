@@ -7,7 +7,6 @@ INDEX/catalogue.sqlite      files, films, thumbnails, what is spoken; can be mad
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from mesm.pipeline.ground.answers import EncodedVideo
 from mesm.pipeline.index.adaptive import AdaptiveEncoder, every_row
 from mesm.pipeline.index.catalogue import CATALOGUE_FILE, Catalogue
 from mesm.pipeline.index.matrix import RowMatrix
-from mesm.pipeline.run.text_files import publish_text
+from mesm.pipeline.run import text_files
 
 INDEX_FILE = "index.json"
 FORMAT = 2
@@ -76,7 +75,7 @@ class IndexStore:
             adaptive = isinstance(encoders[0], AdaptiveEncoder)
             facts = IndexFacts(model, made, encoders[0].clip_len_s, weights, network, adaptive)
             version = FORMAT if adaptive else 1
-            publish_text(path / INDEX_FILE, json.dumps({"format": version, **vars(facts)}, indent=1) + "\n")
+            text_files.publish_facts(path / INDEX_FILE, {"format": version, **vars(facts)})
         facts = read_facts(path)
         names = tuple(f"{encoder.name}-{fingerprint(encoder.spec)[:NAME_DIGITS]}" for encoder in encoders)
         if facts.folders != names:
@@ -173,7 +172,7 @@ def read_facts(path: Path) -> IndexFacts:
     """Read what holds for an index; PipelineError when there is none, it is damaged or newer than this program."""
     file = path / INDEX_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = text_files.read_facts(file)
         version = content["format"]
         facts = IndexFacts(
             str(content["model"]),
@@ -187,7 +186,7 @@ def read_facts(path: Path) -> IndexFacts:
         raise PipelineError(
             f"{path} is no index; make one by: mesm-pipeline index FOLDER_OF_VIDEOS --index {path}"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(f"{file} is damaged ({type(error).__name__}: {error})") from error
     if version not in range(1, FORMAT + 1):
         raise PipelineError(f"{file} has format {version}, this program reads up to {FORMAT}; update it")
