@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class SoundReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _decoded(self) -> Iterator[np.ndarray]:
+    def _decoded(self) -> Generator[np.ndarray, None, None]:
         """Yield samples without a gap from the film's start on."""
         if self.silent:
             return
