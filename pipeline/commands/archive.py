@@ -82,6 +82,10 @@ def index(
     if places:
         if checkpoint is not None and model:
             raise PipelineError("--checkpoint encodes for a network, --model for questions without; give one of them")
+        if checkpoint is not None and transcribe:
+            raise PipelineError(
+                "--transcribe finds words, and an index for the network of --checkpoint is asked for none"
+            )
         if checkpoint is not None and adaptive:
             raise PipelineError("--adaptive leaves out seconds, and the network of --checkpoint reads all of them")
         # Before hours of decoding: a model that is not to be had is said at once.
