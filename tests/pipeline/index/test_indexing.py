@@ -204,7 +204,7 @@ def test_a_catalogue_keeps_all_or_nothing(tmp_path: Path) -> None:
 
 
 def test_writers_wait_for_one_another(index: IndexStore, place: Path) -> None:
-    with build._only_writer(index.path):
+    with build.only_writer(index.path):
         other = Catalogue.open(index.path / CATALOGUE_FILE)
         before = other.state()
         index.catalogue.set_fact("x", b"1")
