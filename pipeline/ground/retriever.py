@@ -217,7 +217,7 @@ class MomentRetriever:
 
     def _of_several(self, video: EncodedVideo, words: np.ndarray, pieces: Pieces) -> tuple[np.ndarray, np.ndarray]:
         """Return the windows (k, 3) in seconds, and the saliency, of a video that is searched in pieces."""
-        saliency, count = np.zeros(video.rows, np.float32), np.zeros(video.rows, np.float32)
+        saliency, seen = np.zeros(video.rows, np.float32), np.zeros(video.rows, np.float32)
         found = []
         for numbers in pieces.batches():
             frames = [pieces.frames(video, number, self.config) for number in numbers]
@@ -229,8 +229,8 @@ class MomentRetriever:
                 found.append(pieces.windows(number, own[:count], of_own[:count]))
                 part = slice(pieces.starts[number], pieces.starts[number] + pieces.size)
                 saliency[part] += stretch(shown[: len(rows)], pieces.size)
-                count[part] += 1
-        saliency /= count
+                seen[part] += 1
+        saliency /= seen
         settled = pieces.comparable(pieces.settle(np.concatenate(found)), saliency)
         return merge_windows(settled * (video.row_s, video.row_s, 1.0), video.duration_s), saliency
 
