@@ -38,7 +38,7 @@ FLOORS: tuple[set[str], ...] = (
     {"train", "ground"},
     {"grounding", "index"},
     {"show"},
-    {"experiments", "demo"},
+    {"experiments", "demo", "serve"},
     {"commands"},
     {"cli"},
     {"__main__"},

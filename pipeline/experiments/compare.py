@@ -25,11 +25,12 @@ from mesm.pipeline.data.frames import require_videos
 from mesm.pipeline.data.splits import training_splits
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.evaluate.controls import baseline_scores, training_durations
+from mesm.pipeline.evaluate.grounding_gap import EXCHANGES
 from mesm.pipeline.evaluate.stage import HELD_BACK, read_splits
 from mesm.pipeline.experiments.costs import TrainingCosts, epoch_seconds, train_apart
 from mesm.pipeline.experiments.entrants import common_settings, own_settings
 from mesm.pipeline.experiments.figures import NetworkFigures, notes_of, table_of
-from mesm.pipeline.experiments.measure import EXCHANGES, Brief, measure
+from mesm.pipeline.experiments.measure import Brief, measure
 from mesm.pipeline.report.comparison import write_comparison_page
 from mesm.pipeline.report.table import TextTable
 from mesm.pipeline.run.checkpoint import BEST, LAST, Checkpoint, load_checkpoint

@@ -22,9 +22,10 @@ class Failure:
     """A video that could not be extracted."""
 
     video_id: str
-    path: Path
+    path: str
+    """Where it lies: its file's path, or its address in object storage."""
     reason: str
-    """`probe`, `decode`, `timeout`, `memory`, `changed during reading`, `plan` or `name`."""
+    """`fetch`, `probe`, `decode`, `timeout`, `memory`, `changed during reading`, `plan` or `name`."""
     message: str
 
 
@@ -40,7 +41,7 @@ def record_failures(file: Path, failed: Sequence[Failure], read: set[str]) -> No
         for one in failed:
             known[one.video_id] = {
                 "video_id": one.video_id,
-                "path": str(one.path),
+                "path": one.path,
                 "reason": one.reason,
                 "message": one.message,
             }

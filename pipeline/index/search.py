@@ -14,7 +14,7 @@ import numpy as np
 from mesm.datasets.plain_text import parse_json
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.data.prompts import GENERIC
-from mesm.pipeline.ground.answers import NO_MATCH, UNTRAINED, Evidence, FoundMoment
+from mesm.pipeline.ground.answers import HEARD_WORDS, NO_MATCH, UNTRAINED, Evidence, FoundMoment
 from mesm.pipeline.ground.questions import Question
 from mesm.pipeline.index.catalogue import Film, IndexedFile
 from mesm.pipeline.index.matrix import RowMatrix
@@ -171,7 +171,10 @@ def _merge(
     for rank, hit in enumerate(seen):
         hits.append(_Hit(hit.film, hit.start_s, hit.end_s, 1 / (RANK_OFFSET + rank), "fused", hit.evidence, hit.alike))
     for rank, said in enumerate(spoken):
-        share, evidence = 1 / (RANK_OFFSET + rank), (Evidence("words", said.score, said.text),)
+        share, evidence = (
+            1 / (RANK_OFFSET + rank),
+            (Evidence(HEARD_WORDS if said.heard else "words", said.score, said.text),),
+        )
         same = next((n for n, hit in enumerate(hits) if _overlap(hit, said)), None)
         if same is None:
             end_s = min(said.end_s, durations[said.film])

@@ -179,8 +179,8 @@ def test_other_models_versions_and_folders_are_refused(index: IndexStore, tmp_pa
     with pytest.raises(PipelineError, match=r"version 7.*reads version 1"):
         IndexStore.open(index.path)
     facts = index.path / INDEX_FILE
-    publish_facts(facts, {**read_facts(facts), "format": 2})
-    with pytest.raises(PipelineError, match="format 2"):
+    publish_facts(facts, {**read_facts(facts), "format": 3})
+    with pytest.raises(PipelineError, match="format 3"):
         IndexStore.open(index.path)
     facts.write_text("{")
     with pytest.raises(PipelineError, match="damaged"):
