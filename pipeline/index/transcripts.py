@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mesm.datasets.plain_text import parse_json
 from mesm.extractors.errors import VideoError
 from mesm.extractors.speech import Said, Transcriber
 from mesm.pipeline.index.build import only_writer
@@ -97,9 +98,13 @@ def _lacks(index: IndexStore, film: Film, transcriber: Transcriber) -> bool:
 
 
 def _known(index: IndexStore, film: str) -> dict[str, Any]:
+    """What is noted of a film's transcript; nothing where there is none, or the note is damaged: it is heard again."""
     stored = index.catalogue.transcript(film)
-    known: dict[str, Any] = json.loads(stored) if stored is not None else {}
-    return known
+    try:
+        known = parse_json(stored.decode()) if stored is not None else {}
+        return {"model": known["model"], "heard_s": float(known["heard_s"]), "whole": bool(known["whole"])}
+    except (ValueError, LookupError, TypeError):
+        return {}
 
 
 def _state(transcriber: Transcriber, heard_s: float, whole: bool) -> bytes:
