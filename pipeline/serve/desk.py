@@ -99,6 +99,11 @@ class Desk:
                 lambda: self._films.update(index.catalogue.files().values(), index.catalogue.films())
             ).result()
 
+    @property
+    def hint(self) -> str:
+        """What is to be done first."""
+        return "Choose a film and ask." if len(self._films) else "Upload a film, then ask."
+
     def head(self) -> str:
         """Return the head of the page."""
         hours = sum({film.film_id: film.duration_s for film in self._films.all()}.values()) / 3600
