@@ -18,7 +18,7 @@ from mesm.datasets.errors import FeatureError
 ROWS_SHARE_DURATION = -1
 NORM_EPS = 1e-12
 
-CutMode = Literal["pool", "truncate"]
+CutMode = Literal["pool", "max", "truncate"]
 LengthSource = Literal["duration", "rows"]
 
 
@@ -165,13 +165,15 @@ def sample_pos_neg(
     return np.hstack([hard_pos, easy_pos]), np.hstack([hard_neg, easy_neg])
 
 
-def prepare_video(streams: Sequence[np.ndarray], max_rows: int, mode: CutMode = "pool") -> np.ndarray:
+def prepare_video(
+    streams: Sequence[np.ndarray], max_rows: int, mode: CutMode = "pool", normalise: bool = True
+) -> np.ndarray:
     """Join feature streams into the network's input (L, D + 2) float32.
 
-    Each stream (rows, dim) is L2-normalised by row on its own, all are cut to the shortest and joined in the
-    given order. More than `max_rows` rows are averaged into that many (`pool`) or cut off (`truncate`,
-    QVHighlights). Two columns are added, the start and the end of each row as a fraction of L (temporal
-    endpoint features).
+    Each stream (rows, dim) is L2-normalised by row on its own (`normalise`), all are cut to the shortest and joined in
+    the given order. More than `max_rows` rows are averaged into that many (`pool`), give their maxima (`max`) or are
+    cut off (`truncate`, QVHighlights). Two columns are added, the start and the end of each row as a fraction of L
+    (temporal endpoint features).
     """
     if not streams or any(stream.ndim != 2 or not len(stream) for stream in streams):
         shapes = [stream.shape for stream in streams]
@@ -179,23 +181,26 @@ def prepare_video(streams: Sequence[np.ndarray], max_rows: int, mode: CutMode = 
     rows = min(len(stream) for stream in streams)
     if mode == "truncate":
         rows = min(rows, max_rows)
-    video = np.concatenate([_normalise_rows(stream[:rows]) for stream in streams], axis=1)
+    parts = [stream[:rows].astype(np.float32) for stream in streams]
+    video = np.concatenate([_normalise_rows(part) for part in parts] if normalise else parts, axis=1)
     if rows > max_rows:
-        video = pool_rows(video, max_rows)
+        video = pool_rows(video, max_rows, "max" if mode == "max" else "mean")
     length = np.float32(len(video))
     edges = np.arange(len(video) + 1, dtype=np.float32) / length
     return np.concatenate([video, edges[:-1, None], edges[1:, None]], axis=1)
 
 
-def pool_rows(video: np.ndarray, bins: int) -> np.ndarray:
-    """Average (rows, dim) into (bins, dim), rows > bins.
+def pool_rows(video: np.ndarray, bins: int, by: Literal["mean", "max"] = "mean") -> np.ndarray:
+    """Bring (rows, dim) down to (bins, dim), rows > bins.
 
-    Bin i is the mean of rows [b_i, b_{i+1}), or row b_i when that is empty, with b_i = i / bins * rows
+    Bin i is the mean, or the maximum, of rows [b_i, b_{i+1}), or row b_i when that is empty, with b_i = i / bins * rows
     rounded half to even and at most rows - 1. So the last row falls out, as in the published loaders.
     """
     rows = len(video)
     edges = np.minimum(np.round(np.arange(bins + 1) / bins * rows), rows - 1).astype(np.int64)
     # reduceat returns row b_i for an empty bin; the segment that starts at the last edge is no bin.
+    if by == "max":
+        return np.asarray(np.maximum.reduceat(video, edges, axis=0)[:-1])
     sums = np.add.reduceat(video, edges, axis=0)[:-1]
     return sums / np.maximum(np.diff(edges), 1)[:, None].astype(np.float32)
 
@@ -211,8 +216,7 @@ def _duration(annotation: Annotation, rows: int, clip_len_s: float) -> float:
     return rows * clip_len_s
 
 
-def _normalise_rows(stream: np.ndarray) -> np.ndarray:
-    values = stream.astype(np.float32)
+def _normalise_rows(values: np.ndarray) -> np.ndarray:
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), NORM_EPS)
 
 

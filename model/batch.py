@@ -138,6 +138,11 @@ class Batch:
     `negative_query`, `word_mask` and `targets` do not have them. 0: all."""
     sentences: Sentences | None = None
     """For networks whose configuration asks for `sentences`; None for all others."""
+    query_ids: Tensor | None = None
+    """(N,) int64, which query of its split each one is; None when nobody has numbered them."""
+    progress: Tensor | None = None
+    """() float64, the share of the epochs that are done, for losses that change on the way; None outside of training,
+    which counts as all."""
 
     @property
     def count(self) -> int:
@@ -160,6 +165,11 @@ class Batch:
         return Plan(
             video, group, pairs, rows, *pairs.with_prefix(), pairs.leading(count), all_words.leading(count), all_words
         )
+
+    @cached_property
+    def kept(self) -> dict[str, Any]:
+        """What networks keep with a batch, by their names: things that `Network.prepare` works out on the host."""
+        return {}
 
     @cached_property
     def joined(self) -> Joined:

@@ -54,6 +54,7 @@ NETWORKS: Mapping[str, NetworkEntry] = {
             "moment_detr:MomentDetrLosses",
             "Moment-DETR, NeurIPS 2021",
         ),
+        NetworkEntry("emb", "emb:Emb", "emb:EmbConfig", "emb:EmbLosses", "EMB, ECCV 2022"),
         NetworkEntry(
             "span-map",
             "span_map:SpanMap",
@@ -61,6 +62,7 @@ NETWORKS: Mapping[str, NetworkEntry] = {
             "span_map:SpanMapLosses",
             "this project, for little data",
         ),
+        NetworkEntry("msat", "msat:Msat", "msat:MsatConfig", "msat:MsatLosses", "MSAT, CVPR 2021"),
         NetworkEntry(
             "zero-shot",
             "zero_shot:ZeroShotNetwork",

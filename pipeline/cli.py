@@ -27,6 +27,7 @@ from mesm.pipeline.commands import (
     info,
     learning_curve,
     released,
+    serve,
     show,
     train,
     weights,
@@ -61,6 +62,7 @@ app.command()(archive.search)
 app.command()(export.export)
 app.command()(show.show)
 app.command()(cut.cut)
+app.command()(serve.serve)
 app.command()(demo.demo)
 app.command("import-checkpoint")(released.import_checkpoint)
 app.command("import-features")(released.import_features)

@@ -60,7 +60,9 @@ READERS: Mapping[str, Reader] = {
         protocol="qvhighlights",
         several_moments=True,
     ),
-    "activitynet": Reader("video_json:ACTIVITYNET.read", ("train", "val_1", "val_2"), "train", ("val_2",)),
+    "activitynet": Reader(
+        "video_json:ACTIVITYNET.read", ("train", "val_1", "val_2"), "train", ("val_2",), "activitynet"
+    ),
     "jsonl": Reader("jsonl:read_jsonl", (), "train", ("val",)),
 }
 AVAILABLE_SPLITS: Mapping[str, tuple[str, ...]] = {name: reader.splits for name, reader in READERS.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import yaml
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from mesm.datasets.annotations.registry import Reader, find_reader
 from mesm.model.network_config import NetworkConfig
@@ -38,8 +38,11 @@ class DatasetConfig:
     max_queries_per_group: Annotated[int, Ge(0)] = 0
     """Cut the queries of a video into groups of at most this many (TACoS: 10); 0: all together."""
     max_rows: Annotated[int, Ge(1)] = 194
-    rows: Literal["pool", "truncate"] = "pool"
-    """More feature rows than `max_rows` are averaged into that many, or cut off (QVHighlights)."""
+    rows: Literal["pool", "max", "truncate"] = "pool"
+    """More feature rows than `max_rows` are averaged into that many, give their maxima, or are cut off
+    (QVHighlights)."""
+    normalise_rows: bool = True
+    """Each row of each stream of frame features gets the length 1."""
     clip_len: float = 1.0
     """Seconds that a feature row stands for when moments are turned into rows; -1: rows share the duration."""
     max_words: Annotated[int, Ge(3)] = 16
@@ -72,12 +75,18 @@ class TextFeatureConfig:
     weights: str = "default"
     options: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
-    words: Literal["letters", "alphanumeric", "treebank", "nltk"] = "alphanumeric"
+    words: Literal["letters", "alphanumeric", "treebank", "punctuation-spaces", "nltk"] = "alphanumeric"
     """How sentences are cut into words (GloVe only; CLIP has its own pieces)."""
-    unknown_words: Literal["drop", "vector"] = "drop"
-    """Words without a vector are dropped, or get one shared random vector (GloVe only; TACoS)."""
+    unknown_words: Literal["drop", "vector", "zeros"] = "drop"
+    """Words without a vector are dropped, get one shared random vector (TACoS), or zeros, in whose place networks with
+    a vector of their own for such words put that (GloVe only)."""
+    normalise: bool = True
+    """Each word's vector gets the length 1."""
     vocabulary_size: Annotated[int, Ge(1)] = 1111
-    """Words that the rebuilding of masked words tells apart."""
+    """Words that the rebuilding of masked words tells apart, if these are the most frequent ones."""
+    vocabulary: Literal["frequent", "all"] = "frequent"
+    """The most frequent words are told apart, by published counts where these are at hand, or all words of the training
+    split, in the order of their appearance (GloVe only; MSAT)."""
     word_weights: Literal["closed-class", "nltk"] = "closed-class"
 
 
@@ -100,6 +109,8 @@ class ExtractConfig:
     """A video whose decoding makes no progress for this long is given up."""
     flush_rows: Annotated[int, Ge(1)] = 4096
     """Rows after which a shard is published; at most this much is lost when the run is killed."""
+    spool_gib: Annotated[float, Gt(0)] = 20.0
+    """Room for films that are fetched from object storage; they are removed as soon as they are encoded."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,11 @@ class TrainConfig:
     weight_decay: Annotated[float, Ge(0)] = 1e-4
     clip_norm: Annotated[float, Ge(0)] = 0.1
     """Largest global norm of the gradient; 0: no clipping."""
-    schedule: Literal["constant", "cosine"] = "constant"
+    optimiser: Literal["adamw", "adamw-decay-after"] = "adamw"
+    """torch's AdamW, or the AdamW that transformers had up to version 4: epsilon beside the uncorrected root, decay
+    after the step, and none for biases and `layer_norm`."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up: as it is, or falling to 0 at the last step."""
     warmup_steps: Annotated[int, Ge(0)] = 0
     """Steps in which the rate grows to `lr`; with a cosine schedule at most a third of all steps."""
     crop: Annotated[float, Ge(0), Le(1)] = 0.0
@@ -131,7 +146,8 @@ class TrainConfig:
     """Epochs between validations."""
     checkpoint_every_s: Annotated[float, Ge(0)] = 60.0
     """Seconds between checkpoints inside an epoch; one is written after every epoch anyway."""
-    select_by: Literal["mAP", "mIoU", "R1@0.5", "R1@0.7"] = "mAP"
+    select_by: Literal["mAP", "mIoU", "R1@0.5", "R1@0.7", "R1+mIoU"] = "mAP"
+    """The figure that chooses the best epoch; `R1+mIoU`: the sum of R1@0.3, R1@0.5, R1@0.7 and mIoU."""
     log: Literal["jsonl", "tensorboard"] = "jsonl"
     """Where figures go: to metrics.jsonl, always, or also to TensorBoard, whose package is an extra."""
 

@@ -104,7 +104,7 @@ def require_videos(folders: Sequence[FeatureFolder], video_ids: Sequence[str]) -
 def read_video(folders: Sequence[FeatureFolder], video: str, config: DatasetConfig) -> np.ndarray:
     """Join a video's feature streams into the network's input (L, D)."""
     streams = [np.asarray(folder.read(video)["features"]) for folder in folders]
-    return prepare_video(streams, config.max_rows, config.rows)
+    return prepare_video(streams, config.max_rows, config.rows, config.normalise_rows)
 
 
 def _gather(videos: Mapping[str, np.ndarray], rows: int, dim: int, device: torch.device) -> Tensor:

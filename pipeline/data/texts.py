@@ -22,6 +22,7 @@ from mesm.datasets.text.vocabulary import (
     count_tokens,
     read_clip_counts,
     read_word_counts,
+    tokens_as_they_come,
 )
 from mesm.datasets.text.word_vectors import PADDING_ROW, UNKNOWN, WordVectors
 from mesm.datasets.text.words import piece_weights, split_words, word_weights
@@ -44,7 +45,7 @@ class QueryWords:
     """The words of one query."""
 
     vectors: np.ndarray
-    """(W, D) float32, each L2-normalised."""
+    """(W, D) float32, each L2-normalised unless the configuration has them as they are."""
     tokens: tuple[int | str, ...]
     """What the vocabulary knows the words by."""
     weights: np.ndarray
@@ -68,10 +69,10 @@ class TextSource(Protocol):
         """Return what a checkpoint stores of the source, as JSON types."""
 
 
-def normalise_words(vectors: np.ndarray) -> np.ndarray:
-    """L2-normalise (W, D) word vectors, as the published code does (epsilon 1e-5)."""
+def normalise_words(vectors: np.ndarray, normalise: bool = True) -> np.ndarray:
+    """L2-normalise (W, D) word vectors, as the published code does (epsilon 1e-5), if they are to be."""
     vectors = vectors.astype(np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), WORD_EPS)
+    return vectors if not normalise else vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), WORD_EPS)
 
 
 class EncodedText:
@@ -87,7 +88,7 @@ class EncodedText:
             kept = [*range(self.max_words - 1), len(token_ids) - 1]
             states, token_ids = states[kept], token_ids[kept]
         ids = tuple(int(token) for token in token_ids)
-        return QueryWords(normalise_words(states), ids, self._weights(ids), cut)
+        return QueryWords(normalise_words(states, self.config.normalise), ids, self._weights(ids), cut)
 
     def _weights(self, ids: tuple[int, ...]) -> np.ndarray:
         if self.config.encoder in CLIP_PIECES:
@@ -185,9 +186,10 @@ class VectorText:
             words = [word for word, known in zip(words, self._known(words), strict=True) if known]
         cut = len(words) > self.max_words
         words = words[: self.max_words] or [""]
-        vectors = np.where(self._known(words)[:, None], self.table.lookup(words), self.unknown_vector)
+        unknown = np.float32(0) if self.config.unknown_words == "zeros" else self.unknown_vector
+        vectors = np.where(self._known(words)[:, None], self.table.lookup(words), unknown)
         weights = word_weights(words, self.config.word_weights).astype(np.float32)
-        return QueryWords(normalise_words(vectors), tuple(words), weights, cut)
+        return QueryWords(normalise_words(vectors, self.config.normalise), tuple(words), weights, cut)
 
     def _known(self, words: Sequence[str]) -> np.ndarray:
         rows = self.table.rows(words)
@@ -196,6 +198,8 @@ class VectorText:
     def make_vocabulary(self, queries: Sequence[str], annotations: Path | None) -> Vocabulary:
         """Return the table's own counts, the published ones beside the annotations, or counts on `queries`."""
         size = self.config.vocabulary_size
+        if self.config.vocabulary == "all":
+            return tokens_as_they_come(split_words(query, self.config.words) for query in queries)
         if self.table.counts:
             return Vocabulary(tuple(list(self.table.counts)[:size]), size)
         published = find_counts(annotations, "GloVe_tokenized_count.txt")

@@ -7,7 +7,6 @@ OUT/compare.html        the tables
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.plain_text import read_json
 from mesm.model.registry import find_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
@@ -173,7 +173,7 @@ def begin_record(workspace: Workspace, options: CompareOptions, material: Materi
 
 def _refuse_other_comparison(file: Path, record: Mapping[str, Any]) -> None:
     try:
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+        earlier = read_json(file)
         found = list(differences(earlier["conditions"], record["conditions"]))
         for name, settings in record["networks"].items():
             found += differences(earlier["networks"].get(name, settings), settings, name)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.plain_text import read_json
 from mesm.model.registry import find_network
 from mesm.pipeline import __version__
 from mesm.pipeline.data.moments import MomentData
@@ -132,5 +132,9 @@ def _read(file: Path, subject: Mapping[str, Any]) -> Measurement | None:
     """Return what was measured, if it was of this subject."""
     if not file.exists():
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
-    return Measurement(**content["measured"]) if content["of"] == subject else None
+    try:
+        content = read_json(file)
+        return Measurement(**content["measured"]) if content["of"] == subject else None
+    except (ValueError, LookupError, TypeError) as error:
+        say(f"note: {file} is damaged ({error}) and is measured again")
+        return None

@@ -204,12 +204,12 @@ def validate(state: TrainingState, data: TrainingData, config: Config, world: Wo
     """Score the answers to the validation queries, by the averaged weights when averaging is on."""
     own = None
     if state.average is not None:
-        own = {k: v.clone() for k, v in state.network.state_dict().items()}
-        state.network.load_state_dict(state.average.weights)
+        own = {k: v.clone() for k, v in state.network.answering_state().items()}
+        state.network.load_answering_state(state.average.weights)
     state.network.eval()
     scores = evaluate_split(state.network, data.validation, config, world)
     if own is not None:
-        state.network.load_state_dict(own)
+        state.network.load_answering_state(own)
     say(render_text(metrics_table({f"epoch {state.progress.epoch + 1}": scores})))
     return scores
 
@@ -229,6 +229,8 @@ def selection_score(scores: Scores, select_by: str) -> float:
     """The figure that chooses the best epoch."""
     full = scores.full
     figures = {"mAP": full.ap_average, "mIoU": full.miou, "R1@0.5": full.r1[0.5], "R1@0.7": full.r1[0.7]}
+    if select_by == "R1+mIoU":
+        return sum(full.r1[threshold] for threshold in (0.3, 0.5, 0.7)) + full.miou
     return figures[select_by]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mesm.datasets.grouping import epoch_batches
 from mesm.model.batch import Batch
+from mesm.model.layouts import to_device
 from mesm.model.losses import WHOLE, Share
 from mesm.model.network_config import Draw
 from mesm.pipeline.config.errors import PipelineError
@@ -72,13 +73,17 @@ class Steps:
     def __init__(self, config: Config, data: MomentData, state: TrainingState, world: World = ALONE) -> None:
         """Prepare the steps of this process; PipelineError for options that need whole batches in one process."""
         refuse_what_spans_processes(config, world)
+        refuse_large_batches(config, data)
         self.config, self.data, self.state, self.world = config, data, state, world
         self.device = next(state.network.parameters()).device
         self.forward, self.compute_losses = forward_and_losses(state.network, config.train.compile)
         if world.size > 1:
             # Processes meet in the losses, which is no work for a compiler.
             self.compute_losses = state.network.losses
-            self.forward = DistributedDataParallel(self.forward, find_unused_parameters=self._leaves_parameters_idle())
+            # Buffers are the same everywhere, as they follow from what all processes see: a queue need not be sent.
+            self.forward = DistributedDataParallel(
+                self.forward, find_unused_parameters=self._leaves_parameters_idle(), broadcast_buffers=False
+            )
         self.per_epoch = len(self.batches(0))
 
     def _leaves_parameters_idle(self) -> bool:
@@ -115,11 +120,17 @@ class Steps:
         generator = np.random.default_rng([config.train.seed, self.state.progress.epoch, step])
         indices, groups = self.data.queries_of(group_numbers)
         batch, share = self._own_part(indices, groups, generator)
+        batch = replace(batch, progress=self._progress())
         torch.manual_seed(int(generator.integers(2**62)) + self.world.rank)
         self.state.network.prepare(batch)
         with half_precision(self.device, config.train.precision):
             output = self.forward(batch)
         return self.compute_losses(output.float(), batch, config.loss, share)
+
+    def _progress(self) -> Tensor:
+        """The share of the epochs that are done, () float64."""
+        done = np.array(self.state.progress.epoch / self.config.train.epochs)
+        return to_device(done, self.device)
 
     def _own_part(
         self, indices: Sequence[int], groups: Sequence[int], generator: np.random.Generator
@@ -138,6 +149,17 @@ class Steps:
         if not own:
             return batch, Share(0.0, 0.0, lambda x: world.gather(x[:0]))
         return batch, Share(len(members) / len(indices), windows / data.windows_of(indices), world.gather)
+
+
+def refuse_large_batches(config: Config, data: MomentData) -> None:
+    """Raise PipelineError where a step could hold more queries than the network allows."""
+    most = config.model.most_queries()
+    largest = sum(sorted((len(group.indices) for group in data.groups), reverse=True)[: config.train.batch_groups])
+    if most is not None and largest > most:
+        raise PipelineError(
+            f"a batch of {config.train.batch_groups} groups may hold {largest} queries, the network keeps {most} "
+            "(model.vtc_queue); make that larger, or train.batch_groups smaller"
+        )
 
 
 def refuse_what_spans_processes(config: Config, world: World) -> None:
