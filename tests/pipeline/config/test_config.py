@@ -247,3 +247,12 @@ def test_ranking_by_frames_takes_one_moment_a_query() -> None:
 )
 def test_answers_are_ranked_by_frames_where_that_can_be(name: str, recipe: str, expected: bool) -> None:
     assert load_config(name, ["evaluate.rank_by=auto"], recipe).ranking == ("frames" if expected else "class")
+
+
+def test_the_recipe_for_little_data_chooses_no_epoch() -> None:
+    for name in ("charades-mini", "charades-mini-span-map", "own-clip-span-map"):
+        train = load_config(name, recipe="small-data").train
+        assert train.validate_every > train.epochs
+    assert load_config("charades-mini-span-map", recipe="small-data").train.ema == 0.99
+    fast, small = (load_config("charades-mini", recipe=recipe).model for recipe in ("fast", "small-data"))
+    assert small == fast
