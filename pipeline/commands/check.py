@@ -41,8 +41,9 @@ def check(
     facts: dict[str, str] = {}
     if features is not None:
         durations, doubts, unknown = check_features(queries, settings, features)
-        words = [f"{word} ({count})" for word, count in unknown.most_common(None if every else SHOWN)]
-        facts["words without a vector"] = f"{len(unknown)}{': ' if words else ''}{', '.join(words)}"
+        if unknown is not None:
+            words = [f"{word} ({count})" for word, count in unknown.most_common(None if every else SHOWN)]
+            facts["words without a vector"] = f"{len(unknown)}{': ' if words else ''}{', '.join(words)}"
     found = check_annotations(queries, durations, protocol_of(settings))
     for name, fact in {**found.facts, **facts}.items():
         show(f"{name:24}{fact}")
