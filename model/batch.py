@@ -138,6 +138,9 @@ class Batch:
     `negative_query`, `word_mask` and `targets` do not have them. 0: all."""
     sentences: Sentences | None = None
     """For networks whose configuration asks for `sentences`; None for all others."""
+    narration: Tensor | None = None
+    """(T, D_text) float32, what a narrator says at each row of `video`, as a vector; zeros where it says nothing. For
+    networks whose configuration `reads_narration`; None for all others."""
     progress: Tensor | None = None
     """() float64, the share of the epochs that are done, for losses that change on the way; None outside of training,
     which counts as all."""

@@ -190,6 +190,15 @@ class VectorText:
         weights = word_weights(words, self.config.word_weights).astype(np.float32)
         return QueryWords(normalise_words(vectors, self.config.normalise), tuple(words), weights, cut)
 
+    def mean_vector(self, text: str) -> np.ndarray | None:
+        """Return the mean of the vectors of all words of a text that have one, (D,) float64; None: there is none."""
+        words = split_words(text, self.config.words)
+        known = [word for word, has in zip(words, self._known(words), strict=True) if has]
+        if not known:
+            return None
+        vectors = normalise_words(self.table.lookup(known), self.config.normalise)
+        return np.asarray(vectors.astype(np.float64).mean(0))
+
     def _known(self, words: Sequence[str]) -> np.ndarray:
         rows = self.table.rows(words)
         return (rows != UNKNOWN) & (rows != PADDING_ROW)

@@ -48,6 +48,12 @@ def control_scores(trained: TrainedModel, data: MomentData) -> dict[str, Scores]
     scores = {"without the video": scores_with(data.frames.blanked(), trained, data)}
     if len(data.frames.lengths) > 1:
         scores["with another video"] = scores_with(data.frames.exchanged(), trained, data)
+        if data.narrations is not None:
+            told = data.with_other_narratives()
+            found = predict(trained.network, told, trained.config)
+            scores["with another narrative"] = evaluate_predictions(
+                found, told.annotations, protocol_of(trained.config)
+            )
     return scores
 
 

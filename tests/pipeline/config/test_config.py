@@ -76,7 +76,7 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_name(tmp_path: Path)
         "train.learning_rat: unknown key",
         "train.epochs: expected a whole number, found 'many'",
         "train.ema: expected at least 0 and at most 0.99999, found 1.5",
-        "train.schedule: expected one of constant, cosine, found 'cosin' (did you mean 'cosine'?)",
+        "train.schedule: expected one of constant, linear, cosine, found 'cosin' (did you mean 'cosine'?)",
         "train.batch_groups: expected at least 1, found 0",
         "features.video: expected a list, found 'clip'",
         "dataset: expected a section with keys, found 3",
