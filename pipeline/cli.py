@@ -24,6 +24,7 @@ from mesm.pipeline.commands import (
     features,
     ground,
     info,
+    narrate,
     released,
     show,
     train,
@@ -47,6 +48,7 @@ app = typer.Typer(
     help="Find the moment in a video that a sentence describes.\n\nExample: mesm-pipeline demo --out mesm-demo",
 )
 app.command()(extract.extract)
+app.command()(narrate.narrate)
 app.command()(train.train)
 app.command()(train.reproduce)
 app.command()(compare.compare)
