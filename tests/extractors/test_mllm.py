@@ -1,4 +1,4 @@
-"""Narrators of the real classes, tiny and with random weights: they speak of frames, and are refused where they cannot."""
+"""Narrators of the real classes, tiny and with random weights: they speak of frames, and are refused if they cannot."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_model_that_takes_no_images_is_refused_by_name(tmp_path: Path, folders
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     settings.pop("processor_class", None)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises((EncoderError, WeightsError), match="llama|processor"):
+    with pytest.raises((EncoderError, WeightsError), match=r"llama|processor"):
         load_narrator(str(tmp_path), CPU)
 
 
