@@ -141,6 +141,8 @@ class Batch:
     narration: Tensor | None = None
     """(T, D_text) float32, what a narrator says at each row of `video`, as a vector; zeros where it says nothing. For
     networks whose configuration `reads_narration`; None for all others."""
+    query_ids: Tensor | None = None
+    """(N,) int64, which query of its split each one is; None when nobody has numbered them."""
     progress: Tensor | None = None
     """() float64, the share of the epochs that are done, for losses that change on the way; None outside of training,
     which counts as all."""
@@ -166,6 +168,11 @@ class Batch:
         return Plan(
             video, group, pairs, rows, *pairs.with_prefix(), pairs.leading(count), all_words.leading(count), all_words
         )
+
+    @cached_property
+    def kept(self) -> dict[str, Any]:
+        """What networks keep with a batch, by their names: things that `Network.prepare` works out on the host."""
+        return {}
 
     @cached_property
     def joined(self) -> Joined:

@@ -6,7 +6,7 @@ The stages know this and nothing else of a network. To add one, see docs/add-a-n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ class Answers:
     """(N, K), 0 to 1: how much each window looks like the moment."""
     saliency: Tensor
     """(N, L), how well each row fits the query, 0 at padding."""
+    counts: Tensor | None = None
+    """(N,) int64: only so many of a query's windows, the leading ones, are answers; None: all K of each."""
 
 
 class Network(nn.Module, ABC):
@@ -68,6 +70,22 @@ class Network(nn.Module, ABC):
         frames: parts (rows, D_video) of all frames; words: parts (rows, D_text) of all words.
         """
         return
+
+    def state_of_training(self) -> tuple[str, ...]:
+        """Name the parameters and buffers that only training reads: a run resumes with them, its answers need none."""
+        return ()
+
+    def answering_state(self) -> dict[str, Tensor]:
+        """Return the parameters and buffers that answers depend on, by name."""
+        left_out = set(self.state_of_training())
+        return {name: value for name, value in self.state_dict().items() if name not in left_out}
+
+    def load_answering_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `answering_state` returned; RuntimeError unless it is of this network."""
+        found = self.load_state_dict(dict(state), strict=False)
+        missing = set(found.missing_keys) - set(self.state_of_training())
+        if missing or found.unexpected_keys:
+            raise RuntimeError(f"missing: {sorted(missing)}; unexpected: {found.unexpected_keys}")
 
     def after_step(self, step: int) -> None:
         """Do what follows an optimiser step, counted from 0; what changes must live in buffers, so that it resumes."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, Flag, auto
 
+TEMPORAL_COLUMNS = 2
+"""The last columns of a frame's row: where it begins and ends in the video, as fractions."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -30,6 +33,8 @@ class Draw(Flag):
     """Words that are hidden, to be rebuilt."""
     ROW_PAIRS = auto()
     """Pairs of rows of which one should score higher than the other."""
+    MASKED_WORDS_ALIKE = auto()
+    """Words that are hidden, to be rebuilt, each with the same probability, but one at least and never all."""
 
 
 class Asked(Enum):
@@ -77,6 +82,10 @@ class NetworkConfig:
     def compiles(self) -> bool:
         """Say whether a compiler can take the network in few pieces; recurrent layers throughout leave it nothing."""
         return True
+
+    def most_queries(self) -> int | None:
+        """Return how many queries a step may hold; None: any number."""
+        return None
 
     def sentences(self) -> Asked:
         """Say whether and how the network reads sentences as wholes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -29,3 +30,13 @@ def frame_positions(layout: Layout, dim: int) -> Tensor:
 def span_positions(spans: Tensor, dim: int) -> Tensor:
     """(..., 2) spans (centre, width) in [0, 1] to (..., dim): half of the code for each, as in DAB-DETR."""
     return torch.cat([_sine(spans[..., i] * (2 * math.pi), dim // 2) for i in range(2)], dim=-1)
+
+
+@lru_cache(maxsize=16)
+def position_codes(count: int, period: int, dim: int) -> Tensor:
+    """Codes of positions 0 to count - 1, (count, D): sine, cosine of 2 pi p / period / 10000^(2 floor(k / 2) / D)."""
+    place = torch.arange(count, dtype=torch.float64)[:, None]
+    scale = 10000.0 ** (2 * (torch.arange(dim) // 2).double() / dim)
+    angle = 2 * math.pi * place / period / scale
+    even = torch.arange(dim) % 2 == 0
+    return torch.where(even, angle.sin(), angle.cos()).float()

@@ -37,3 +37,29 @@ def soft_iou(windows: Tensor, inside: Tensor, lengths: Tensor) -> Tensor:
     intersection = covered[..., 1] - covered[..., 0]
     union = place[..., 1] - place[..., 0] + total[:, -1:] - intersection
     return intersection / union.clamp(min=1e-6)
+
+
+def best_apart(
+    windows: Tensor, scores: Tensor, possible: Tensor, most_overlap: float, count: int
+) -> tuple[Tensor, Tensor]:
+    """Choose the best windows of each query that overlap none of the better ones chosen by more than an IoU.
+
+    Greedy non-maximum suppression that ends when enough are chosen, for all queries at once.
+
+    windows: (N, C, 2), ends after starts where possible; scores: (N, C); possible: (N, C) bool. Returns (N, count)
+    int64 the chosen ones, best first, and (N,) int64 how many of them are; places behind these say nothing.
+    """
+    count = min(count, windows.shape[1])
+    left = scores.masked_fill(~possible, -torch.inf)
+    start, end = windows.unbind(-1)
+    length = end - start
+    chosen, found = [], []
+    for _ in range(count):
+        score, best = left.max(1)
+        found.append(score > -torch.inf)
+        chosen.append(best)
+        own_start, own_end, own_length = (x.gather(1, best[:, None]) for x in (start, end, length))
+        inner = (torch.minimum(end, own_end) - torch.maximum(start, own_start)).clamp(min=0)
+        taken = inner > most_overlap * (length + own_length - inner)
+        left = left.masked_fill(taken, -torch.inf).scatter(1, best[:, None], -torch.inf)
+    return torch.stack(chosen, dim=1), torch.stack(found, dim=1).sum(1)

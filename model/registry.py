@@ -57,6 +57,14 @@ NETWORKS: Mapping[str, NetworkEntry] = {
         NetworkEntry("emb", "emb:Emb", "emb:EmbConfig", "emb:EmbLosses", "EMB, ECCV 2022"),
         NetworkEntry("tea", "emb:Tea", "emb:TeaConfig", "emb:EmbLosses", "TEA, 2024"),
         NetworkEntry(
+            "span-map",
+            "span_map:SpanMap",
+            "span_map:SpanMapConfig",
+            "span_map:SpanMapLosses",
+            "this project, for little data",
+        ),
+        NetworkEntry("msat", "msat:Msat", "msat:MsatConfig", "msat:MsatLosses", "MSAT, CVPR 2021"),
+        NetworkEntry(
             "zero-shot",
             "zero_shot:ZeroShotNetwork",
             "zero_shot:ZeroShotConfig",

@@ -23,7 +23,7 @@ from mesm.model.registry import NETWORKS, build_network, find_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.importers.published_names import our_name
 from mesm.pipeline.importers.recognition import NETWORK_OF, refuse_unknown
-from mesm.tools import parity_elastic, parity_mesm
+from mesm.tools import parity_elastic, parity_mesm, parity_msat
 from mesm.tools.parity_mesm import (
     LOSS_RTOL,
     Comparison,
@@ -61,6 +61,8 @@ def check_file(path: Path) -> tuple[str, list[Comparison]]:
     """Compare everything that a golden file holds; returns what it is about and the comparisons."""
     with np.load(path, allow_pickle=False) as archive:
         golden = {name: archive[name] for name in archive.files}
+    if str(golden.get("network")) in parity_msat.NAMES and "batch/map_gt" in golden:
+        return parity_msat.check_golden(golden)
     network = network_of_file(golden)
     if network is None or network not in NETWORK_OF:
         raise PipelineError(f"it names no network whose published parameters are known here ({', '.join(NETWORK_OF)})")

@@ -102,6 +102,7 @@ def make_batch(shape: BatchShape, seed: int = 0) -> Batch:
         negative_query=torch.from_numpy(negative),
         word_mask=WordMask(torch.from_numpy(hidden), torch.from_numpy(unknown), torch.from_numpy(labels)),
         targets=_targets(shape, rows[list(shape.video_of_query)], layout.width, draw),
+        query_ids=torch.arange(n),
     )
 
 

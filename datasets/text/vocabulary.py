@@ -20,6 +20,8 @@ from mesm.datasets.errors import DatasetError
 
 Token = int | str
 
+PADDING = "PAD"
+"""Not a word, as words are in lower case."""
 CLIP_START_ID = 49406
 CLIP_END_ID = 49407
 
@@ -111,6 +113,15 @@ def count_tokens(
         if special is not None:
             counts.pop(special, None)
     return Vocabulary(tuple(token for token, _ in counts.most_common(size)), size, start, end)
+
+
+def tokens_as_they_come(texts: Iterable[Iterable[str]]) -> Vocabulary:
+    """Make a vocabulary of all words of a training split in the order of their first appearance (MSAT).
+
+    Class 0 is that of padding, which no word has.
+    """
+    words = dict.fromkeys(word for text in texts for word in text)
+    return Vocabulary((PADDING, *words), len(words) + 1)
 
 
 def read_clip_counts(path: Path, size: int) -> Vocabulary:

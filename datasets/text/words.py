@@ -6,6 +6,7 @@ Rules of tokenisation, all lower-casing:
 * `alphanumeric`: runs of a-z and 0-9. Counting train and test with it gives the published
   `GloVe_tokenized_count.txt` of Charades and TACoS exactly.
 * `treebank`: words and punctuation after the manner of the Penn Treebank, by the rules of `treebank_words`.
+* `punctuation-spaces`: what white space separates, with a space for each of , / " - ; . & ? ! ( and ) (MSAT).
 * `nltk`: `nltk.word_tokenize`, as the published code does; needs NLTK and its `punkt` data.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from mesm.datasets.errors import DatasetError
 
-Rule = Literal["letters", "alphanumeric", "treebank", "nltk"]
+Rule = Literal["letters", "alphanumeric", "treebank", "punctuation-spaces", "nltk"]
 TagSource = Literal["closed-class", "nltk"]
 
 CONTENT_WEIGHT = 2
@@ -61,6 +62,7 @@ _TREEBANK = re.compile(
     """,
     re.VERBOSE,
 )
+_PUNCTUATION = str.maketrans(dict.fromkeys(',/"-;.&?!()', " "))
 _CONTRACTION = re.compile(r"(.+?)(n't|'(?:s|m|d|ll|re|ve))")
 _FUSED = {
     "cannot": ("can", "not"),
@@ -81,6 +83,7 @@ def split_words(text: str, rule: Rule) -> list[str]:
         "letters": lambda sentence: _LETTERS.findall(_plain_apostrophes(sentence).lower()),
         "alphanumeric": lambda sentence: _ALPHANUMERIC.findall(sentence.lower()),
         "treebank": treebank_words,
+        "punctuation-spaces": lambda sentence: sentence.translate(_PUNCTUATION).lower().split(),
         "nltk": _nltk_words,
     }
     if rule not in rules:

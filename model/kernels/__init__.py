@@ -8,13 +8,15 @@ docs/performance.md says what each one is worth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
+from mesm.model.kernels.cells import Diagonal, fast_diagonal_cells, plain_diagonal_cells
+from mesm.model.kernels.cells import index_of_diagonals as index_of_diagonals
 from mesm.model.kernels.dot_product import (
     fast_attention,
     fast_packed_attention,
@@ -95,3 +97,22 @@ def packed_attention(
     """
     form = fast_packed_attention if use_cpu_kernels(q, k, v) else plain_packed_attention
     return form(q, k, v, layout, key_mask, heads, p, training)
+
+
+def diagonal_cells(
+    s: Tensor,
+    m: Tensor,
+    e: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    diagonals: Sequence[Diagonal],
+    p: float,
+    training: bool,
+) -> Tensor:
+    """W drop(relu(s_i + m_middle + e_j)) + b of the cells (i, j) of some diagonals of a grid, dropout when training.
+
+    s, m, e: (N, T, H), the first layer's parts at each point; weight: (O, H); bias: (O,); the middle of i and j is
+    rounded down; p: probability of the dropout. Returns (N, cells, O), one diagonal after the other.
+    """
+    form = fast_diagonal_cells if use_cpu_kernels(s, m, e, weight) else plain_diagonal_cells
+    return form(s, m, e, weight, bias, diagonals, p, training)

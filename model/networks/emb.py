@@ -34,10 +34,7 @@ from mesm.model.layers.proposals import LIFTED, Proposals, Ranker, lay_out, prop
 from mesm.model.layers.sides import Asked, FrameSide, Paragraph, ProposalSide, Size, initialise
 from mesm.model.losses import WHOLE, Share, hull_windows, targets_of
 from mesm.model.network import Answers, Network
-from mesm.model.network_config import NetworkConfig, Sizes
-
-TEMPORAL_COLUMNS = 2
-"""Of the frame features, start and end of each row, which this network does not read."""
+from mesm.model.network_config import TEMPORAL_COLUMNS, NetworkConfig, Sizes
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,9 @@ def _override(content: dict[str, Any], override: str) -> str | None:
 
 def _impossible(config: Config) -> Iterator[str]:
     """Say which values, each possible by itself, cannot be used."""
-    clip_len, ties = config.dataset.clip_len, config.model.ties()
+    clip_len, ties, most = config.dataset.clip_len, config.model.ties(), config.model.most_queries()
+    if most is not None and config.train.batch_groups > most:
+        yield f"train.batch_groups is {config.train.batch_groups}, the network keeps {most} queries (model.vtc_queue)"
     if not (clip_len == -1 or 0 < clip_len < math.inf):
         yield f"dataset.clip_len: expected seconds above 0, or -1 for rows that share the duration, found {clip_len!r}"
     if not config.features.video:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import yaml
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from mesm.datasets.annotations.registry import Reader, find_reader
 from mesm.model.network_config import NetworkConfig
@@ -30,6 +30,9 @@ class DatasetConfig:
     validation_fraction: Annotated[float, Ge(0.001), Le(0.9)] = 0.1
     """Share of the training videos that is carved off when there is no validation split."""
     validation_seed: int = 0
+    train_share: Annotated[float, Ge(0.001), Le(1)] = 1.0
+    """Share of the training videos that is trained on, after those that are held back; a larger share holds all of a
+    smaller one (learning curves)."""
     group_by: Literal["video", "youtube-id", "query"] = "video"
     """What a batch counts: videos with all their queries, YouTube videos with those of all their clips, or queries."""
     max_queries_per_group: Annotated[int, Ge(0)] = 0
@@ -72,7 +75,7 @@ class TextFeatureConfig:
     weights: str = "default"
     options: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
-    words: Literal["letters", "alphanumeric", "treebank", "nltk"] = "alphanumeric"
+    words: Literal["letters", "alphanumeric", "treebank", "punctuation-spaces", "nltk"] = "alphanumeric"
     """How sentences are cut into words (GloVe only; CLIP has its own pieces)."""
     unknown_words: Literal["drop", "vector", "zeros"] = "drop"
     """Words without a vector are dropped, get one shared random vector (TACoS), or zeros, in whose place networks with
@@ -80,7 +83,10 @@ class TextFeatureConfig:
     normalise: bool = True
     """Each word's vector gets the length 1."""
     vocabulary_size: Annotated[int, Ge(1)] = 1111
-    """Words that the rebuilding of masked words tells apart."""
+    """Words that the rebuilding of masked words tells apart, if these are the most frequent ones."""
+    vocabulary: Literal["frequent", "all"] = "frequent"
+    """The most frequent words are told apart, by published counts where these are at hand, or all words of the training
+    split, in the order of their appearance (GloVe only; MSAT)."""
     word_weights: Literal["closed-class", "nltk"] = "closed-class"
 
 
@@ -114,6 +120,8 @@ class ExtractConfig:
     """A video whose decoding makes no progress for this long is given up."""
     flush_rows: Annotated[int, Ge(1)] = 4096
     """Rows after which a shard is published; at most this much is lost when the run is killed."""
+    spool_gib: Annotated[float, Gt(0)] = 20.0
+    """Room for films that are fetched from object storage; they are removed as soon as they are encoded."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,7 @@ class TrainConfig:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up: as it is, or falling to 0 at the last step."""
     warmup_steps: Annotated[int, Ge(0)] = 0
+    """Steps in which the rate grows to `lr`; with a cosine schedule at most a third of all steps."""
     crop: Annotated[float, Ge(0), Le(1)] = 0.0
     """Probability that a step sees a random part of a video only, which holds the moments of all its queries; so that
     it is less easily learnt by heart where moments lie (not in the paper)."""

@@ -26,6 +26,20 @@ def draw_masked_words(weights: np.ndarray, lengths: np.ndarray, generator: np.ra
     return (rank < count[:, None]) & (weights > 0)
 
 
+def draw_words_alike(lengths: np.ndarray, generator: np.random.Generator, chance: float = 0.15) -> np.ndarray:
+    """Draw each word of each query with the same chance; where none is drawn, one; where all are, one is spared.
+
+    A query of one word has none drawn. lengths: (N,) words; returns (N, most words) bool.
+    """
+    width = int(lengths.max())
+    valid = np.arange(width) < lengths[:, None]
+    keys = np.where(valid, generator.random((len(lengths), width)), -1.0)
+    one = np.arange(width) == keys.argmax(axis=1)[:, None]
+    drawn = valid & (generator.random(keys.shape) < chance)
+    drawn |= one & ~drawn.any(axis=1, keepdims=True)
+    return drawn & ~(one & (drawn == valid).all(axis=1, keepdims=True))
+
+
 def next_of_other_group(groups: np.ndarray) -> np.ndarray:
     """Return for each query the next one of another group, (N,) int64; the next one where all are of one group."""
     n = len(groups)

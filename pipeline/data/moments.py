@@ -29,7 +29,7 @@ from mesm.model.batch import Batch, Sentences, Targets, WordMask, Words
 from mesm.model.layouts import to_device
 from mesm.model.network_config import Draw
 from mesm.pipeline.config.schema import DatasetConfig
-from mesm.pipeline.data.draws import draw_masked_words, draw_negatives, next_of_other_group
+from mesm.pipeline.data.draws import draw_masked_words, draw_negatives, draw_words_alike, next_of_other_group
 
 if TYPE_CHECKING:
     from mesm.pipeline.data.frames import Crops, FrameTable
@@ -140,6 +140,19 @@ class MomentData:
         data._told = self.narrations.table(self.frames, self.config.clip_len, self.narrations.exchanged())
         return data
 
+    def with_sentences(self, said: Sequence[int]) -> MomentData:
+        """Return the same queries, each with the sentence of the query at this place; not for training."""
+        data = copy.copy(self)
+        data.annotations = [
+            replace(a, query=self.annotations[i].query) for a, i in zip(self.annotations, said, strict=True)
+        ]
+        data._queries = [
+            replace(own, words=self._queries[i].words, labels=self._queries[i].labels, unknown=self._queries[i].unknown)
+            for own, i in zip(self._queries, said, strict=True)
+        ]
+        data._word_starts = self._word_starts[list(said)]
+        return data
+
     def words_of_all(self) -> Iterator[Tensor]:
         """Yield the word vectors of all queries, one after the other, in parts (words, D)."""
         for start in range(0, len(self), QUERIES_PER_PART):
@@ -182,7 +195,7 @@ class MomentData:
             return self._inputs(indices, groups)
         crops = self._crops(indices, crop, generator) if crop > 0 else {}
         negative = self._negatives(groups, generator, draws)
-        word_masks = self._word_masks(indices, generator) if Draw.MASKED_WORDS in draws else None
+        word_masks = self._word_masks(indices, generator, draws)
         targets = self._targets(indices, crops, generator, Draw.ROW_PAIRS in draws)
         own = np.arange(len(indices)) if part is None else np.arange(part.start, part.stop)
         lent = np.array([], int) if negative is None else np.setdiff1d(negative[own], own)
@@ -241,6 +254,7 @@ class MomentData:
             words=Words(words, to_device(words_mask, words.device), tuple(words_mask.sum(1).tolist())),
             sentences=sentences,
             narration=None if self._told is None else self._told.take(videos, crops)[0],
+            query_ids=to_device(np.asarray(indices, np.int64), words.device),
         )
 
     def _word_batch(self, indices: Sequence[int]) -> tuple[Tensor, np.ndarray]:
@@ -252,9 +266,11 @@ class MomentData:
         return self._words.index_select(0, rows).view(*index.shape, -1), mask
 
     def _word_masks(
-        self, indices: Sequence[int], generator: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw the words that are masked, (N, W) bool; also which are unknown, and the class of each."""
+        self, indices: Sequence[int], generator: np.random.Generator, draws: Draw
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Draw the words that are masked, (N, W) bool, if any are; also which are unknown, and the class of each."""
+        if not draws & (Draw.MASKED_WORDS | Draw.MASKED_WORDS_ALIKE):
+            return None
         lengths = np.array([len(self._queries[i].labels) for i in indices])
         shape = (len(indices), int(lengths.max()))
         weights, labels, unknown = np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool)
@@ -263,6 +279,8 @@ class MomentData:
             width = len(query.labels)
             weights[row, :width], labels[row, :width] = query.words.weights, query.labels
             unknown[row, :width] = query.unknown
+        if Draw.MASKED_WORDS_ALIKE in draws:
+            return draw_words_alike(lengths, generator), unknown, labels
         return draw_masked_words(weights, lengths, generator), unknown, labels
 
     def _targets(

@@ -22,6 +22,7 @@ from mesm.datasets.text.vocabulary import (
     count_tokens,
     read_clip_counts,
     read_word_counts,
+    tokens_as_they_come,
 )
 from mesm.datasets.text.word_vectors import PADDING_ROW, UNKNOWN, WordVectors
 from mesm.datasets.text.words import piece_weights, split_words, word_weights
@@ -206,6 +207,8 @@ class VectorText:
     def make_vocabulary(self, queries: Sequence[str], annotations: Path | None) -> Vocabulary:
         """Return the table's own counts, the published ones beside the annotations, or counts on `queries`."""
         size = self.config.vocabulary_size
+        if self.config.vocabulary == "all":
+            return tokens_as_they_come(split_words(query, self.config.words) for query in queries)
         if self.table.counts:
             return Vocabulary(tuple(list(self.table.counts)[:size]), size)
         published = find_counts(annotations, "GloVe_tokenized_count.txt")

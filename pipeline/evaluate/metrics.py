@@ -7,7 +7,7 @@ Definitions follow the standalone evaluation of Moment-DETR (QVHighlights), with
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -19,6 +19,7 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.evaluate.postprocessing import temporal_iou
 from mesm.pipeline.evaluate.predictions import Prediction, load_predictions
 from mesm.pipeline.evaluate.protocols import Protocol
+from mesm.pipeline.evaluate.ranks import rank_figures, rank_names
 
 __all__ = [
     "HIGHLIGHT_LEVELS",
@@ -52,6 +53,8 @@ class MomentScores:
     """Mean IoU of the first window with the best fitting moment."""
     ap: Mapping[float, float]
     """IoU threshold -> average precision, mean over queries."""
+    rank: Mapping[tuple[int, float], float] = field(default_factory=dict)
+    """(n, IoU threshold) -> queries of which any of the first n windows has a larger IoU with any of their moments."""
 
     @property
     def ap_average(self) -> float:
@@ -66,6 +69,7 @@ class MomentScores:
             "queries": self.queries,
             "MR-mAP": ap | {"average": round(self.ap_average, 2)},
             "MR-R1": r1 | {"miou": round(self.miou, 2)},
+            **({"MR-Rank": rank_names(self.rank)} if self.rank else {}),
         }
 
 
@@ -109,6 +113,7 @@ class Scores:
             if threshold in full.r1
         }
         figures["MR-full-miou"] = round(full.miou, 2)
+        figures |= {f"MR-full-{name}": value for name, value in rank_names(full.rank).items()}
         figures["MR-full-mAP"] = round(full.ap_average, 2)
         for threshold in (0.5, 0.75):
             if threshold in full.ap:
@@ -241,6 +246,7 @@ def _score_moments(
     overlaps[np.broadcast_to((np.arange(counts.max()) >= counts[:, None])[:, None], overlaps.shape)] = -1
     present = predicted.present[asked]
     first = np.where(present[:, 0], overlaps[:, 0].max(axis=1), 0)
+    rank = rank_figures(np.where(present, overlaps.max(axis=2), 0), protocol) if protocol.ranks else {}
     ranked = np.where(present, predicted.values[asked][..., 2], -np.inf)
     order = np.argsort(-ranked, axis=1, kind="stable")
     present = np.take_along_axis(present, order, axis=1)
@@ -252,6 +258,7 @@ def _score_moments(
         r1={threshold: 100 * float(np.mean(first >= threshold)) for threshold in protocol.r1_thresholds},
         miou=100 * float(first.mean()),
         ap=dict(zip(protocol.ap_thresholds, (100 * precision.mean(axis=0)).tolist(), strict=True)),
+        rank=rank,
     )
 
 

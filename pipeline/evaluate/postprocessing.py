@@ -15,23 +15,31 @@ DECIMALS = 4
 
 
 def windows_in_seconds(
-    fractions: np.ndarray, scores: np.ndarray, durations_s: np.ndarray, protocol: Protocol
+    fractions: np.ndarray,
+    scores: np.ndarray,
+    durations_s: np.ndarray,
+    protocol: Protocol,
+    counts: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Turn a network's answers into post-processed windows.
 
-    fractions (N, M, 2) float64: start and end in fractions of the duration; scores (N, M); durations_s (N,) seconds.
-    Returns N arrays (at most M, 3) float64: start s, end s, score, best first.
+    fractions (N, M, 2) float64: start and end in fractions of the duration; scores (N, M); durations_s (N,) seconds;
+    counts (N,): how many of each query's, the leading ones, are answers, None: all. Returns N arrays (at most M, 3)
+    float64: start s, end s, score, best first.
     """
     bounds = fractions * np.asarray(durations_s)[:, None, None]
     windows = np.concatenate([bounds, np.asarray(scores, np.float64)[..., None]], axis=-1)
-    return postprocess_windows(windows, durations_s, protocol)
+    if counts is None or (counts == windows.shape[1]).all():
+        return postprocess_windows(windows, durations_s, protocol)
+    parts = zip(windows, counts.tolist(), durations_s, strict=True)
+    return [postprocess_windows(own[None, :count], np.array([s]), protocol)[0] for own, count, s in parts]
 
 
 def postprocess_windows(windows: np.ndarray, durations_s: np.ndarray, protocol: Protocol) -> list[np.ndarray]:
     """Sort, round, clamp and thin out windows (N, M, 3) of start s, end s and score."""
     windows = np.round(_sorted_by_score(windows), DECIMALS)
     limit = np.asarray(durations_s) if protocol.max_s is None else np.full(len(windows), protocol.max_s)
-    bounds = np.clip(windows[..., :2], 0, limit[:, None, None])
+    bounds = np.clip(windows[..., :2], 0, limit[:, None, None]) if protocol.clamps else windows[..., :2]
     if protocol.rounding_s is not None:
         bounds = round_to_grid(bounds, protocol.rounding_s)
     windows = np.concatenate([np.round(bounds, DECIMALS), windows[..., 2:]], axis=-1)

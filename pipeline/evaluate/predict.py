@@ -33,6 +33,12 @@ def answer(network: Network, batch: Batch, config: Config) -> Answers:
     return network.decode(output.float(), batch, config.ranking)
 
 
+def host_windows(answers: Answers) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return windows (N, K, 2), scores (N, K) and how many of each query's count (N,), None: all, on the host."""
+    counts = None if answers.counts is None else answers.counts.cpu().numpy()
+    return answers.windows.cpu().numpy(), answers.scores.cpu().numpy(), counts
+
+
 @torch.inference_mode()
 def predict(network: Network, data: MomentData, config: Config, world: World = ALONE) -> list[Prediction]:
     """Answer every query of a split, in the order of its annotations; several processes share the work."""
@@ -43,7 +49,8 @@ def predict(network: Network, data: MomentData, config: Config, world: World = A
         indices, groups = data.queries_of(numbers[start : start + size])
         answers = answer(network, data.batch(indices, groups), config)
         durations = np.array([data.duration(i) for i in indices])
-        windows = windows_in_seconds(answers.windows.cpu().numpy(), answers.scores.cpu().numpy(), durations, protocol)
+        fractions, scores, counts = host_windows(answers)
+        windows = windows_in_seconds(fractions, scores, durations, protocol, counts)
         saliency = answers.saliency.cpu().numpy()
         for row, i in enumerate(indices):
             annotation = data.annotations[i]

@@ -87,10 +87,10 @@ def load_trained(path: Path, device: torch.device) -> TrainedModel:
     meta = checkpoint.meta
     config = config_from_plain(meta["config"], str(path))
     sizes, state = _sizes(meta["sizes"], path), checkpoint.part("model")
-    _refuse_other_weights(checkpoint, config, network_shapes(config.model, sizes), path)
+    _refuse_other_weights(checkpoint, config, network_shapes(config.model, sizes, answering=True), path)
     _refuse_other_texts(meta["text"], sizes, path)
     network = build_network(config.model, sizes)
-    network.load_state_dict(state)
+    network.load_answering_state(state)
     trained = TrainedModel(network.to(device).eval(), config, checkpoint, path, device)
     if trained.vocabulary.classes != sizes.word_classes and sizes.word_classes:
         raise PipelineError(
@@ -207,7 +207,7 @@ def _other_network(checkpoint: Checkpoint, config: Config) -> str:
     found = set(checkpoint.part("model"))
     with torch.device("meta"):
         names = {
-            entry.name: set(entry.network_class()(entry.config_class()(), Sizes(8, 8, 8)).state_dict())
+            entry.name: set(entry.network_class()(entry.config_class()(), Sizes(8, 8, 8)).answering_state())
             for entry in networks_that_learn().values()
         }
     near = min(names, key=lambda name: len(names[name] ^ found))

@@ -17,6 +17,7 @@ RELEASED = {
     "vgg16": "vgg.hdf5",
     "c3d": "c3d.hdf5",
     "i3d-inception": "i3d.hdf5",
+    "c3d-activitynet": "sub_activitynet_v1-3.c3d.hdf5",
 }
 """Released files of features, by encoder."""
 
@@ -31,6 +32,9 @@ class PublishedSetting:
     """The split that the published code chose its best epoch on; empty: the dataset has a validation split."""
     rows: Mapping[str, Mapping[str, float]]
     """By split: figures by name."""
+    epochs: int = EPOCHS
+    batch_mean: int = 0
+    """Queries of a batch, if the published figures are means over batches; 0: they are means over queries."""
 
 
 @cache

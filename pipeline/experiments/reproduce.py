@@ -18,8 +18,11 @@ from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import check_durations
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import texts_of
-from mesm.pipeline.evaluate.stage import evaluate
-from mesm.pipeline.experiments.paper import EPOCHS, RELEASED, published_settings
+from mesm.pipeline.evaluate.batch_means import batch_means
+from mesm.pipeline.evaluate.predict import protocol_of
+from mesm.pipeline.evaluate.predictions import load_predictions
+from mesm.pipeline.evaluate.stage import Evaluation, evaluate
+from mesm.pipeline.experiments.paper import RELEASED, published_settings
 from mesm.pipeline.report.table import MetricsTable
 from mesm.pipeline.run.console import say
 from mesm.pipeline.train.recipe import seed_directory, train_seeds
@@ -45,7 +48,7 @@ def setting_config(setting: str, published: bool, overrides: Sequence[str]) -> C
             f"the papers' tables have no setting {setting!r}{nearest(setting, known)}; "
             f"expected one of {', '.join(known)}"
         )
-    fixed = [f"train.epochs={EPOCHS}", f"evaluate.published={str(published).lower()}"]
+    fixed = [f"train.epochs={known[setting].epochs}", f"evaluate.published={str(published).lower()}"]
     return load_config(setting, [*fixed, *overrides])
 
 
@@ -132,8 +135,19 @@ def reproduce(
         run = seed_directory(out, seed)
         place = (workspace.annotations, workspace.features)
         for result in evaluate(run, *place, [], workspace.device, workspace.config.evaluate.published):
-            figures.setdefault(result.split, []).append(_brief(next(iter(result.scores.values())).brief()))
+            figures.setdefault(result.split, []).append(_figures(setting, workspace, result))
     return {split: compare(setting, split, found) for split, found in figures.items()}
+
+
+def _figures(setting: str, workspace: Workspace, result: Evaluation) -> dict[str, float]:
+    """Return a run's figures; as published also in the way they were averaged there."""
+    figures, config = _brief(next(iter(result.scores.values())).brief()), workspace.config
+    size = published_settings()[setting].batch_mean
+    if not size or not config.evaluate.published:
+        return figures
+    say(f"{result.split}: Rank@n and mIoU are means over batches of {size} queries, as published")
+    queries = read_annotations(config.dataset.reader, workspace.require_annotations(), result.split)
+    return figures | batch_means(load_predictions(result.predictions), queries, protocol_of(config), size)
 
 
 def _brief(record: dict[str, float | None]) -> dict[str, float]:

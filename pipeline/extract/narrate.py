@@ -138,7 +138,7 @@ class NarrationLane:
         times, numbers = times_of(info.duration_s, self.encoder.clip_len_s), plan.frames[:, 0].tolist()
         known = from_arrays(self._folder.read(video_id)) if self._is_of(video_id, source) else []
         said = {passage.time_s: passage.text for passage in known}
-        wanted = set()
+        wanted = set[int]()
         for first in range(0, len(times), self._batch):
             places = range(first, min(first + self._batch, len(times)))
             # Always whole batches: what is said of a frame may depend on those beside it, in the last bits.

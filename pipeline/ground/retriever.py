@@ -30,7 +30,7 @@ from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import TextSource
 from mesm.pipeline.evaluate.calibration import read_calibration
 from mesm.pipeline.evaluate.postprocessing import windows_in_seconds
-from mesm.pipeline.evaluate.predict import answer, protocol_of
+from mesm.pipeline.evaluate.predict import answer, host_windows, protocol_of
 from mesm.pipeline.evaluate.trained import TrainedModel, load_trained
 from mesm.pipeline.extract.encoders import build_video_encoders, encoder_fingerprint
 from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult, Moment
@@ -210,7 +210,8 @@ class MomentRetriever:
         frames = pieces.frames(video, 0, self.config)
         answers = answer(self.trained.network, self._batch([frames], words), self.config)
         duration, protocol = np.array([video.duration_s]), protocol_of(self.config)
-        windows = windows_in_seconds(answers.windows.cpu().numpy(), answers.scores.cpu().numpy(), duration, protocol)[0]
+        fractions, scores, counts = host_windows(answers)
+        windows = windows_in_seconds(fractions, scores, duration, protocol, counts)[0]
         saliency = stretch(answers.saliency[0, : len(frames)].cpu().numpy(), video.rows)
         return windows[windows[:, 1] - windows[:, 0] >= SHORTEST_MOMENT_S], saliency
 
@@ -221,14 +222,16 @@ class MomentRetriever:
         for numbers in pieces.batches():
             frames = [pieces.frames(video, number, self.config) for number in numbers]
             answers = answer(self.trained.network, self._batch(frames, words), self.config)
-            parts = (answers.windows.cpu().numpy(), answers.scores.cpu().numpy(), answers.saliency.cpu().numpy())
-            for number, rows, windows, scores, shown in zip(numbers, frames, *parts, strict=True):
-                found.append(pieces.windows(number, windows, scores))
+            windows, scores, counts = host_windows(answers)
+            kept = np.full(len(scores), scores.shape[1]) if counts is None else counts
+            parts = (windows, scores, kept, answers.saliency.cpu().numpy())
+            for number, rows, own, of_own, count, shown in zip(numbers, frames, *parts, strict=True):
+                found.append(pieces.windows(number, own[:count], of_own[:count]))
                 part = slice(pieces.starts[number], pieces.starts[number] + pieces.size)
                 saliency[part] += stretch(shown[: len(rows)], pieces.size)
                 count[part] += 1
         saliency /= count
-        settled = pieces.settle(pieces.comparable(np.concatenate(found), saliency))
+        settled = pieces.comparable(pieces.settle(np.concatenate(found)), saliency)
         return merge_windows(settled * (video.row_s, video.row_s, 1.0), video.duration_s), saliency
 
     def ground_many(self, video: EncodedVideo, queries: Sequence[str], top_k: int = 5) -> Iterator[GroundingResult]:

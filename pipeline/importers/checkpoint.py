@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.metadata
-import json
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -30,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mesm.datasets.plain_text import read_plain_text
+from mesm.datasets.plain_text import read_json
 from mesm.datasets.shards.publishing import held_alone
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.extractors.encoders.registry import ENCODERS
@@ -261,8 +260,8 @@ def _options(content: Mapping[str, Any], opt: Path | None) -> _Options | None:
     """Read the width of the frames from `opt.json`, or else from the checkpoint's own options."""
     if opt is not None:
         try:
-            stored = json.loads(read_plain_text(opt))
-        except (OSError, ValueError, RecursionError) as error:
+            stored = read_json(opt)
+        except (OSError, ValueError) as error:
             raise PipelineError(f"{opt} cannot be read as JSON: {error}") from error
         width = stored.get("v_feat_dim") if isinstance(stored, dict) else None
         if not isinstance(width, int):

@@ -28,6 +28,27 @@ _DECODER_LAYER = (
     (r"\.(linear[12]|norm[12])\.", r".feed_forward.\1."),
 )
 _INPUT_BLOCK = ((r"\.LayerNorm\.", r".norm."), (r"\.net\.1\.", r".linear."))
+_CO_ATTENTION_LAYER = (
+    (r"\.attention_text\.self\.", r".attend_words."),
+    (r"\.attention_visual\.self\.", r".attend_points."),
+    (r"\.attention_text\.output\.LayerNorm\.", r".attend_words.output.norm."),
+    (r"\.attention_visual\.output\.LayerNorm\.", r".attend_points.output.norm."),
+    (r"\.attention_text\.output\.", r".attend_words.output."),
+    (r"\.attention_visual\.output\.", r".attend_points.output."),
+    (r"\.intermediate_text\.dense\.", r".feed_words.inner."),
+    (r"\.intermediate_visual\.dense\.", r".feed_points.inner."),
+    (r"\.output_text\.LayerNorm\.", r".feed_words.outer.norm."),
+    (r"\.output_visual\.LayerNorm\.", r".feed_points.outer.norm."),
+    (r"\.output_text\.dense\.", r".feed_words.outer.dense."),
+    (r"\.output_visual\.dense\.", r".feed_points.outer.dense."),
+    (r"\.attention\.self\.", r".attend."),
+    (r"\.crossattention\.self\.", r".attend_points."),
+    (r"\.attention\.output\.LayerNorm\.", r".attend.output.norm."),
+    (r"\.crossattention\.output\.LayerNorm\.", r".attend_points.output.norm."),
+    (r"\.attention\.output\.", r".attend.output."),
+    (r"\.crossattention\.output\.", r".attend_points.output."),
+)
+_SLOW_COPY = ((r"\.(visual_encoder|text_encoder|vision_proj|text_proj)_m\.", r".slow_\1_"),)
 _QUERY_LAYER = (
     (r"\.self_attn\.", r".self_attention."),
     (r"\.multihead_attn\.", r".cross_attention."),
@@ -119,6 +140,24 @@ PREFIXES: dict[str, Prefixes] = {
         ("query_embed.weight", "queries", ()),
         ("saliency_proj.", "saliency.", ()),
     ),
+    "msat": (
+        ("bert_layer.vlbert.mask_embeddings.weight", "hidden_word", ()),
+        ("bert_layer.vlbert.word_mapping.", "word_projection.", ()),
+        ("bert_layer.vlbert.text_embedding_LayerNorm.", "word_norm.", ()),
+        ("bert_layer.vlbert.visual_embedding_LayerNorm.", "point_norm.", ()),
+        ("bert_layer.vlbert.visual_1x1_object.", "point_projection.", ()),
+        ("bert_layer.vlbert.visual_1x1_visual.", "point_projection.", ()),
+        ("bert_layer.vlbert.encoder.layer.", "encoder.layers.", _CO_ATTENTION_LAYER),
+        ("bert_layer.vlbert.mplug.temp", "contrast.temperature", ()),
+        ("bert_layer.vlbert.mplug.", "contrast.", _SLOW_COPY),
+        ("bert_layer.final_mlp.", "word_head.", ()),
+        ("bert_layer.final_mlp_2.", "stage_projection.", ()),
+        ("bert_layer.final_mlp_3.0.", "grid.first.", ()),
+        ("bert_layer.final_mlp_3.3.", "grid.second.", ()),
+        ("bert_layer.final_mlp_s.", "start_head.", ()),
+        ("bert_layer.final_mlp_e.", "end_head.", ()),
+        ("bert_layer.final_mlp_c.", "middle_head.", ()),
+    ),
 }
 """By network; what a published code calls its parameters."""
 
@@ -129,6 +168,8 @@ UNUSED_PREFIXES = (
     "embedding_net.word_emb.pad_vec",
     "embedding_net.word_emb.glove_vec",
     "position.pe",
+    "bert_layer.vlbert.visual_1x1_text.",
+    "bert_layer.vlbert.mplug.itm_head.",
 )
 """What the published networks hold but never use, or is no parameter (word vectors, positions): no place here."""
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mesm.model.network_config import NetworkConfig, Sizes
-from mesm.model.networks.emb import TEMPORAL_COLUMNS, EmbConfig, TeaConfig
+from mesm.model.network_config import TEMPORAL_COLUMNS, NetworkConfig, Sizes
+from mesm.model.networks.emb import EmbConfig, TeaConfig
 from mesm.model.networks.mesm import MesmConfig, MesmLosses
 from mesm.model.networks.moment_detr import MomentDetrConfig
+from mesm.model.networks.msat import MsatConfig
 from mesm.model.networks.qd_detr import QdDetrConfig
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.importers.published_names import unknown_names
@@ -21,6 +22,7 @@ TELLING: dict[str, tuple[str, ...]] = {
     "qd-detr": ("transformer.t2v_encoder.", "saliency_proj1."),
     "moment-detr": ("transformer.decoder.layers.0.multihead_attn.", "saliency_proj.weight"),
     "emb": ("encoder.f2f.layers.0.guide.", "fuser1.cq_attention."),
+    "msat": ("bert_layer.vlbert.word_mapping.", "bert_layer.final_mlp_3."),
 }
 """By network, beginnings of names that it has; of the first network any, of the others all must be there."""
 NOT_TRAINED = "contrastive_align_projection_"
@@ -130,6 +132,35 @@ def _elastic_widths(shapes: Shapes) -> tuple[int, Sizes]:
     return dim, Sizes(video_dim + TEMPORAL_COLUMNS, sizes["embedding_net.linear.conv1d.weight"][1], 0)
 
 
+def msat_of(shapes: Shapes, **switches: object) -> tuple[MsatConfig, Sizes]:
+    """Work out MSAT and its sizes from the names and shapes of its published parameters and buffers.
+
+    Heads and the constants of ranking and contrast leave no trace there.
+    """
+    sizes = {name: tuple(shape) for name, shape in shapes.items()}
+    dim, text_dim = sizes["bert_layer.vlbert.word_mapping.weight"]
+    asymmetric = any(".crossattention." in name for name in sizes)
+    layers = count_layers(sizes, "bert_layer.vlbert.encoder.layer.")
+    found: dict[str, Any] = {"encoder_layers": layers}
+    if asymmetric:
+        crossing = len({name.split(".")[4] for name in sizes if ".crossattention." in name})
+        groups = layers - crossing
+        found = {"encoder": "asymmetric", "groups": groups, "asymmetric_blocks": crossing // max(groups, 1)}
+    if "bert_layer.vlbert.mplug.image_queue" in sizes:
+        found["vtc_queue"] = sizes["bert_layer.vlbert.mplug.image_queue"][1]
+    found |= {
+        "dim": dim,
+        "feed_forward_dim": sizes["bert_layer.final_mlp_3.0.weight"][0],
+        "clips": sizes["bert_layer.iou_mask_map"][0] - 1,
+        "positions": sizes["bert_layer.vlbert.postion_encoding.pos_table"][1],
+        "vtc": "bert_layer.vlbert.mplug.temp" in sizes,
+    }
+    config = MsatConfig(**{**found, **switches})
+    visual = "bert_layer.vlbert.visual_1x1_visual.weight"
+    video = sizes[visual if visual in sizes else "bert_layer.vlbert.visual_1x1_object.weight"][1]
+    return config, Sizes(video + TEMPORAL_COLUMNS, text_dim, sizes["bert_layer.final_mlp.4.weight"][0])
+
+
 def count_layers(names: Iterable[str], prefix: str) -> int:
     """Count the numbers that follow a prefix."""
     return len({name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)})
@@ -146,6 +177,7 @@ NETWORK_OF: dict[str, Callable[..., tuple[NetworkConfig, Sizes]]] = {
     "moment-detr": moment_detr_of,
     "emb": emb_of,
     "tea": tea_of,
+    "msat": msat_of,
 }
 """By network: what works it out from its parameters."""
 

@@ -14,14 +14,16 @@ from mesm.pipeline.run.memory import free_memory
 _BYTES_A_NUMBER = 4
 
 
-def network_shapes(config: NetworkConfig, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+def network_shapes(config: NetworkConfig, sizes: Sizes, answering: bool = False) -> dict[str, tuple[int, ...]]:
     """Return the shape of each parameter and buffer of a network, by name, without taking memory for them.
 
+    answering: only of those that answers depend on.
     Raises PipelineError for a network that cannot be built, or that the memory does not hold.
     """
     try:
         with torch.device("meta"):
-            state = build_network(config, sizes).state_dict()
+            network = build_network(config, sizes)
+            state = network.answering_state() if answering else network.state_dict()
     except (RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise PipelineError(f"a network {config.name} of these sizes cannot be built: {reason}") from error

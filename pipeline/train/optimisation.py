@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mesm.model.network import Network
 from mesm.pipeline.config.schema import TrainConfig
 from mesm.pipeline.train.adamw_decay_after import AdamWDecayAfter
 
@@ -21,12 +22,14 @@ def make_optimiser(network: nn.Module, train: TrainConfig) -> torch.optim.Optimi
 
 def learning_rate(train: TrainConfig, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of a step, counted from 0 over the whole training."""
-    if step < train.warmup_steps:
-        return train.lr * (step + 1) / train.warmup_steps
+    total = train.epochs * steps_per_epoch
+    # A short training, of few annotations, would otherwise end before the rate falls.
+    warmup = min(train.warmup_steps, total // 3) if train.schedule == "cosine" else train.warmup_steps
+    if step < warmup:
+        return train.lr * (step + 1) / warmup
     if train.schedule == "constant":
         return train.lr
-    total = train.epochs * steps_per_epoch
-    progress = min((step - train.warmup_steps) / max(total - train.warmup_steps, 1), 1.0)
+    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
     if train.schedule == "linear":
         return train.lr * (1 - progress)
     return train.lr * 0.5 * (1 + math.cos(math.pi * progress))
@@ -47,16 +50,16 @@ def optimiser_step(optimiser: torch.optim.Optimizer, total: Tensor, rate: float,
 class Average:
     """An exponential moving average of a network's weights; what is no number with a fraction is copied."""
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.decay = decay
-        self.weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        self.weights = {name: value.detach().clone() for name, value in network.answering_state().items()}
 
     @torch.no_grad()
-    def update(self, network: nn.Module, steps: int) -> None:
+    def update(self, network: Network, steps: int) -> None:
         """Take in the weights after `steps` steps."""
         # A young average would remember the random start; its decay grows with the number of steps.
         decay = min(self.decay, (1 + steps) / (10 + steps))
-        for name, value in network.state_dict().items():
+        for name, value in network.answering_state().items():
             if value.is_floating_point():
                 self.weights[name].lerp_(value, 1 - decay)
             else:

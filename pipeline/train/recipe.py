@@ -204,12 +204,12 @@ def validate(state: TrainingState, data: TrainingData, config: Config, world: Wo
     """Score the answers to the validation queries, by the averaged weights when averaging is on."""
     own = None
     if state.average is not None:
-        own = {k: v.clone() for k, v in state.network.state_dict().items()}
-        state.network.load_state_dict(state.average.weights)
+        own = {k: v.clone() for k, v in state.network.answering_state().items()}
+        state.network.load_answering_state(state.average.weights)
     state.network.eval()
     scores = evaluate_split(state.network, data.validation, config, world)
     if own is not None:
-        state.network.load_state_dict(own)
+        state.network.load_answering_state(own)
     say(render_text(metrics_table({f"epoch {state.progress.epoch + 1}": scores})))
     return scores
 

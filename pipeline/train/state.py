@@ -73,7 +73,7 @@ class TrainingState:
     @property
     def weights(self) -> dict[str, Tensor]:
         """The weights to validate and keep: averaged when averaging is on."""
-        return self.network.state_dict() if self.average is None else self.average.weights
+        return self.network.answering_state() if self.average is None else self.average.weights
 
     def restore(self, checkpoint: Checkpoint, run: RunDirectory, epochs: int) -> None:
         """Go on from the `last` checkpoint of a run, towards so many epochs.

@@ -73,13 +73,17 @@ class Steps:
     def __init__(self, config: Config, data: MomentData, state: TrainingState, world: World = ALONE) -> None:
         """Prepare the steps of this process; PipelineError for options that need whole batches in one process."""
         refuse_what_spans_processes(config, world)
+        refuse_large_batches(config, data)
         self.config, self.data, self.state, self.world = config, data, state, world
         self.device = next(state.network.parameters()).device
         self.forward, self.compute_losses = forward_and_losses(state.network, config.train.compile)
         if world.size > 1:
             # Processes meet in the losses, which is no work for a compiler.
             self.compute_losses = state.network.losses
-            self.forward = DistributedDataParallel(self.forward, find_unused_parameters=self._leaves_parameters_idle())
+            # Buffers are the same everywhere, as they follow from what all processes see: a queue need not be sent.
+            self.forward = DistributedDataParallel(
+                self.forward, find_unused_parameters=self._leaves_parameters_idle(), broadcast_buffers=False
+            )
         self.per_epoch = len(self.batches(0))
 
     def _leaves_parameters_idle(self) -> bool:
@@ -145,6 +149,17 @@ class Steps:
         if not own:
             return batch, Share(0.0, 0.0, lambda x: world.gather(x[:0]))
         return batch, Share(len(members) / len(indices), windows / data.windows_of(indices), world.gather)
+
+
+def refuse_large_batches(config: Config, data: MomentData) -> None:
+    """Raise PipelineError where a step could hold more queries than the network allows."""
+    most = config.model.most_queries()
+    largest = sum(sorted((len(group.indices) for group in data.groups), reverse=True)[: config.train.batch_groups])
+    if most is not None and largest > most:
+        raise PipelineError(
+            f"a batch of {config.train.batch_groups} groups may hold {largest} queries, the network keeps {most} "
+            "(model.vtc_queue); make that larger, or train.batch_groups smaller"
+        )
 
 
 def refuse_what_spans_processes(config: Config, world: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -16,8 +16,10 @@ from torch import Tensor
 from mesm.model import kernels
 from mesm.model.batch import Batch
 from mesm.model.kernels import plain_kernels, use_cpu_kernels
+from mesm.model.kernels.cells import Diagonal
 from mesm.model.layouts import Layout
 from mesm.model.network import Network
+from mesm.model.network_config import Draw
 
 X = torch.zeros(2, 3)
 LAYOUT = Layout([2])
@@ -33,6 +35,10 @@ ARGUMENTS = {
     "packed_attention": (
         ["q", "k", "v"],
         {"layout": LAYOUT, "key_mask": None, "heads": 1, "p": 0.1, "training": True},
+    ),
+    "diagonal_cells": (
+        ["s", "m", "e", "weight"],
+        {"bias": torch.zeros(2), "diagonals": (Diagonal(1, 1, 2),), "p": 0.1, "training": True},
     ),
 }
 """Of each operator the tensors that decide, and what else it takes."""
@@ -101,8 +107,10 @@ def test_an_operator_takes_the_form_that_is_decided(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_the_compiler_sees_one_graph_of_the_plain_form(name: str) -> None:
     tensors, rest = ARGUMENTS[name]
-    shape = {"attention": (1, 1, 2, 3), "packed_attention": (2, 3), "feed_forward": (2, 3)}.get(name, (1,))
-    given = {tensor: torch.randn(*shape) for tensor in tensors} | rest | ({"p": 0.0} if "p" in rest else {})
+    shape = {"attention": (1, 1, 2, 3), "packed_attention": (2, 3), "feed_forward": (2, 3), "diagonal_cells": (2, 3, 4)}
+    given = {tensor: torch.randn(*shape.get(name, (1,))) for tensor in tensors} | rest
+    given |= {"p": 0.0} if "p" in rest else {}
+    given |= {"weight": torch.randn(2, 4)} if "weight" in tensors else {}
     torch._dynamo.reset()
     compiled = torch.compile(getattr(kernels, name), backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(**given), getattr(kernels, f"plain_{name}")(**given))
@@ -172,9 +180,12 @@ def test_a_network_that_drops_nothing_is_the_same_in_both_forms(
     subject: Subject, switches: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fast forms for training run, with masks that keep everything."""
-    for module in ("elementwise", "dot_product", "feed_forward_block"):
+    for module in ("elementwise", "dot_product", "feed_forward_block", "cells"):
         monkeypatch.setattr(f"mesm.model.kernels.{module}.draw_mask", lambda shape, p: (keep_all(shape), 1.0))
     network, batch = subject.build(**switches).train(), subject.batch(windows=2)
+    if Draw.MASKED_WORDS_ALIKE in subject.config.draws():
+        # Such a network hides words in training only.
+        batch = replace(batch, word_mask=None)
     fast = losses_and_gradients(subject, network, batch)
     with plain_kernels():
         plain = losses_and_gradients(subject, network.eval(), batch)

@@ -59,6 +59,18 @@ def cut_mesm(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return arrays
 
 
+def cut_grid(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keep inputs, answers and losses of a file of MSAT or of asymmetric co-attention with the contrast."""
+    kept = (*KEPT, "options", "buffer_names", "features/", "batch/", "buffers/", "state/before/")
+    of_mode = ("total", "losses/", "outputs/logits_visual")
+    arrays = {name: value for name, value in golden.items() if name.startswith(kept)}
+    for mode in ("eval", "train"):
+        names = tuple(f"{mode}/{name}" for name in of_mode)
+        arrays |= {name: value for name, value in golden.items() if name.startswith(names)}
+    arrays["eval/outputs/logits_iou_every"] = golden["eval/outputs/logits_iou"][:, :, ::8, ::8]
+    return arrays
+
+
 def cut_elastic(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Keep the two queries with the shortest videos, each alone, in both behaviours."""
     lengths = golden["batch/video_length"]
@@ -79,6 +91,8 @@ def cut(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Cut a file by its layout."""
     if "batch/video_length" in golden:
         return cut_elastic(golden)
+    if "batch/map_gt" in golden:
+        return cut_grid(golden)
     return cut_baseline(golden) if "network" in golden else cut_mesm(golden)
 
 

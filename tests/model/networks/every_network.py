@@ -22,7 +22,7 @@ from mesm.tools.parity_mesm import formula_weight
 from mesm.tools.synthetic_batches import BatchShape, make_batch
 
 SIZES = Sizes(30, 24, 23)
-SMALL = {"dim": 64, "heads": 4, "feed_forward_dim": 96}
+SMALL = {"dim": 64, "heads": 4, "feed_forward_dim": 96, "clips": 16}
 GROUPS = (0, 0, 0, 1, 1, 2)
 
 
@@ -64,7 +64,8 @@ class Subject:
         if self.config.reads_narration():
             draw = torch.Generator().manual_seed(seed)
             batch = replace(batch, narration=torch.randn(len(batch.video), 24, generator=draw))
-        return batch if Draw.MASKED_WORDS in draws else replace(batch, word_mask=None)
+        hidden = Draw.MASKED_WORDS | Draw.MASKED_WORDS_ALIKE
+        return batch if draws & hidden else replace(batch, word_mask=None)
 
 
 SUBJECTS = [Subject(name) for name in networks_that_learn()]

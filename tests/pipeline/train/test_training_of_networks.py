@@ -20,7 +20,7 @@ from mesm.pipeline.train.recipe import train
 from mesm.pipeline.train.step import Steps
 
 CPU = torch.device("cpu")
-SMALL = {"dim": 16, "heads": 2, "feed_forward_dim": 16}
+SMALL = {"dim": 16, "heads": 2, "feed_forward_dim": 16, "clips": 16}
 
 
 @pytest.fixture(scope="module")
