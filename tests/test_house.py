@@ -352,7 +352,7 @@ def test_json_of_files_is_read_by_the_functions_that_name_what_is_wrong() -> Non
     doors = {"mesm.datasets.plain_text"}
     own = {"mesm.datasets.shards.folder", "mesm.extractors.decoding.pool"}
     # Packages of others, read by their own folders, which nothing of `datasets` may serve.
-    apart = {"mesm.extractors.encoders.hf_image", "mesm.extractors.encoders.clip_towers"}
+    apart = {"mesm.extractors.encoders.hf_folder", "mesm.extractors.encoders.clip_towers"}
     found = {
         name
         for name, path in modules().items()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mesm.datasets.plain_text import parse_json
 from mesm.extractors.errors import VideoError
 from mesm.extractors.speech import Said, Transcriber
 from mesm.pipeline.index.build import only_writer
@@ -97,9 +98,13 @@ def _lacks(index: IndexStore, film: Film, transcriber: Transcriber) -> bool:
 
 
 def _known(index: IndexStore, film: str) -> dict[str, Any]:
+    """Return how far a film was heard; nothing when that is damaged, as it can be heard again."""
     stored = index.catalogue.transcript(film)
-    known: dict[str, Any] = json.loads(stored) if stored is not None else {}
-    return known
+    try:
+        known = parse_json(stored.decode()) if stored is not None else {}
+    except ValueError:
+        return {}
+    return known if isinstance(known, dict) and {"model", "heard_s", "whole"} <= set(known) else {}
 
 
 def _state(transcriber: Transcriber, heard_s: float, whole: bool) -> bytes:
