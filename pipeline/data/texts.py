@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -199,6 +199,11 @@ class VectorText:
             return None
         vectors = normalise_words(self.table.lookup(known), self.config.normalise)
         return np.asarray(vectors.astype(np.float64).mean(0))
+
+    def count_known(self, texts: Iterable[str]) -> tuple[int, int]:
+        """Return how many distinct words of some texts have a vector, and how many there are."""
+        words = list({word: None for text in texts for word in split_words(text, self.config.words)})
+        return int(self._known(words).sum()), len(words)
 
     def _known(self, words: Sequence[str]) -> np.ndarray:
         rows = self.table.rows(words)

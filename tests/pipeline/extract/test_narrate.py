@@ -14,9 +14,11 @@ import torch
 from tiny_extraction import SeededEncoder, make_videos
 from tiny_narrators import make_llava
 
+from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.narration import Passage, from_arrays, to_arrays
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.text.word_vectors import WordVectors
+from mesm.extractors.weights.sources import WeightSources
 from mesm.pipeline.cli import run
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import config_from_plain
@@ -25,7 +27,9 @@ from mesm.pipeline.evaluate.stage import evaluate
 from mesm.pipeline.extract import narrate as stage
 from mesm.pipeline.extract.narration_files import write_subtitles
 from mesm.pipeline.extract.run import extract_videos
+from mesm.pipeline.extract.stage import extract_queries
 from mesm.pipeline.extract.videos import collect_videos
+from mesm.pipeline.importers.narrations import store
 from mesm.pipeline.train.recipe import train
 from mesm.pipeline.workspace import Workspace
 
@@ -82,14 +86,15 @@ def test_every_interval_of_every_video_is_told_once(videos: Path, tmp_path: Path
     assert not FeatureFolder.open(report.folder.path).verify()
 
 
+@pytest.mark.parametrize("kills", [(4, 11), pytest.param((3, 4, 5, 6, 7, 9, 11, 14, 20), marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_at_the_times_that_are_missing(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kills: tuple[int, ...], videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Teller()
     expected = said(narrate(videos, tmp_path / "whole", whole).folder)
     monkeypatch.setattr(stage, "FLUSH_PASSAGES", 3)
     total = 0
-    for kill in (3, 4, 7, 11):
+    for kill in kills:
         dying = Teller(dies_after=kill)
         with pytest.raises(KilledError):
             narrate(videos, tmp_path / "killed", dying)
@@ -98,7 +103,7 @@ def test_a_killed_run_goes_on_at_the_times_that_are_missing(
     report = narrate(videos, tmp_path / "killed", last)
     assert said(report.folder) == expected
     # No more than a flush and the rest of a batch are told twice a kill.
-    assert whole.told <= total + last.told <= whole.told + 4 * 5
+    assert whole.told <= total + last.told <= whole.told + 5 * len(kills)
     assert last.told < whole.told
 
 
@@ -204,3 +209,17 @@ def _config() -> Any:
         "the test",
     )
     return replace(config, name="tiny-tea")
+
+
+def test_words_of_passages_get_vectors_beside_those_of_queries(tmp_path: Path) -> None:
+    features = tmp_path / "features"
+    store({"a": [Passage(0.0, "a red door"), Passage(1.0, "nothing")]}, features, {"narrator": "somebody"})
+    vectors = tmp_path / "vectors.txt"
+    lines = [
+        f"{word} {' '.join(str(0.5 + number) for number in range(300))}" for word in ("man", "red", "door", "else")
+    ]
+    vectors.write_text("\n".join(lines) + "\n")
+    sources = WeightSources(files={"glove-6b-300d": vectors})
+    query = Annotation(0, "a", "a man", ((0.0, 1.0),), 2.0, None, "train")
+    extract_queries(_config(), [query], features, CPU, sources)
+    assert WordVectors.load(features / "glove.safetensors").words == ("", "man", "red", "door")
