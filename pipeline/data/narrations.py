@@ -57,9 +57,8 @@ class Narrations:
             said[video] = times, [vectors[passage.text] for passage in passages]
         _refuse_missing([video for video in videos if video not in folder], len(videos), folder.path, config)
         known, words = text.count_known(vectors)
-        say(
-            f"narratives: {len(vectors)} distinct passages in {folder.path}; {known} of their {words} words have a vector"
-        )
+        distinct = f"{len(vectors)} distinct passages in {folder.path}"
+        say(f"narratives: {distinct}; {known} of their {words} words have a vector")
         durations = {a.video_id: a.duration_s for a in annotations if a.duration_s is not None}
         return cls(said, durations, text.dim, folder.fingerprint)
 
