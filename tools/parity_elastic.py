@@ -73,7 +73,7 @@ def check_file(path: Path) -> tuple[str, list[Comparison]]:
         golden = {name: archive[name] for name in archive.files}
     if is_postprocessing(list(golden)):
         return "labels, answers and cutting of emb", list(_check_postprocessing(golden))
-    network, rows = str(golden["network"]), []
+    network, rows = str(golden["network"]), list[Comparison]()
     for behaviour in ("official", "fixed"):
         if f"{behaviour}/answer" in golden:
             rows += _check_behaviour(golden, network, behaviour)
@@ -288,7 +288,7 @@ def compare_training(
         network = build().train()
         if moved_by is not None:
             move_by_rounding(network, moved_by)
-        _loss(network, batch).backward()  # type: ignore[no-untyped-call]
+        _loss(network, batch).backward()
         norms = {name: float(p.grad.norm()) for name, p in network.named_parameters() if p.grad is not None}
         found = [_gradient(f"{prefix}/grad_norm/{n}", norms.get(ours or "", -1.0), golden) for n, ours in names.items()]
         network.zero_grad()

@@ -61,12 +61,12 @@ class ReferenceEmb(nn.Module):
         start = self.read(net.predictor.start_encoder, x, mask)
         end = self.read(net.predictor.end_encoder, start, mask)
         hidden = (~mask).float() * HIDDEN
-        logits = [
+        first, last = (
             head(torch.cat((read, x), dim=-1)).squeeze(-1) + hidden
             for head, read in ((net.predictor.start_head, start), (net.predictor.end_head, end))
-        ]
+        )
         scores = self.rank(self.fuse(net.proposal_fuser, p3, pq, p_mask, word_mask), p_mask)
-        return EmbOutput(highlight, *logits, scores, bounds, p_mask)
+        return EmbOutput(highlight, first, last, scores, bounds, p_mask)
 
     def positions(self, length: int) -> Tensor:
         """The fixed table."""

@@ -29,6 +29,7 @@ from mesm.pipeline.extract.narration_files import write_subtitles
 from mesm.pipeline.extract.run import extract_videos
 from mesm.pipeline.extract.stage import extract_queries
 from mesm.pipeline.extract.videos import collect_videos
+from mesm.pipeline.grounding import MomentRetriever
 from mesm.pipeline.importers.narrations import store
 from mesm.pipeline.train.recipe import train
 from mesm.pipeline.workspace import Workspace
@@ -164,6 +165,8 @@ def test_from_raw_video_to_the_answer_of_tea(videos: Path, tmp_path: Path, capsy
     out = train(workspace, tmp_path / "run")
     (result,) = evaluate(out.path, tmp_path / "annotations", features, [], CPU, published=False, controls=True)
     assert set(result.scores) >= {"without the video", "with another video", "with another narrative"}
+    with pytest.raises(PipelineError, match=r"tea, which reads narratives"):
+        MomentRetriever.from_checkpoint(out.path)
     other = _without_narrations(features, tmp_path / "other")
     with pytest.raises(PipelineError, match=r"no narrations.*narrate"):
         evaluate(out.path, tmp_path / "annotations", other, [], CPU, published=False)
