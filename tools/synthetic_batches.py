@@ -61,7 +61,13 @@ PUBLISHED = {
 }
 """Batches of the published training settings: about 30 queries (QVHighlights 45), videos of different lengths."""
 
-SHAPES = {**PUBLISHED, "demo": BatchShape(258, 256, 203, _rows(16, 45, 8), _DEMO, _DEMO, 14)}
+ELASTIC = {
+    "emb-charades": BatchShape(1026, 300, 1, _rows(22, 39, 16), tuple(range(16)), tuple(range(16)), 12),
+    "activitynet-i3d-glove-emb": BatchShape(1026, 300, 1, (128,) * 16, tuple(range(16)), tuple(range(16)), 20),
+}
+"""Batches of EMB: 16 queries, about a video each."""
+
+SHAPES = {**PUBLISHED, **ELASTIC, "demo": BatchShape(258, 256, 203, _rows(16, 45, 8), _DEMO, _DEMO, 14)}
 """These, and the batches of the demo, whose network is so small that threads wait more than they compute."""
 
 

@@ -35,8 +35,13 @@ Crops = Mapping[str, tuple[int, int]]
 class FrameTable:
     """The prepared frames of many videos in one tensor (rows, D), on a device or mapped from a temporary file."""
 
-    def __init__(self, videos: Mapping[str, np.ndarray], device: torch.device | str = "cpu") -> None:
-        """Hold prepared videos (L, D)."""
+    def __init__(
+        self, videos: Mapping[str, np.ndarray], device: torch.device | str = "cpu", endpoints: bool = True
+    ) -> None:
+        """Hold prepared videos (L, D); endpoints: the last two columns are start and end of each row."""
+        self.endpoints = endpoints
+        self.sources: dict[str, str | None] = {video: video for video in videos}
+        """Of which video the frames are that are shown of each one; None: of none."""
         self.lengths = {video: len(rows) for video, rows in videos.items()}
         self.dim = next(iter(videos.values())).shape[1]
         starts = np.cumsum([0, *self.lengths.values()])[:-1]
@@ -64,7 +69,7 @@ class FrameTable:
         ends = np.cumsum(lengths)
         within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
         rows = self.rows.index_select(0, to_device(starts + within, self.rows.device))
-        if crops:
+        if crops and self.endpoints:
             # The temporal endpoints are those of what is left.
             endpoints = np.stack((within, within + 1), axis=1) / np.repeat(lengths, lengths)[:, None]
             rows[:, -2:] = to_device(endpoints.astype(np.float32), rows.device)
@@ -72,7 +77,9 @@ class FrameTable:
 
     def blanked(self) -> FrameTable:
         """Return these videos with nothing to see: zeros but for the two temporal endpoint columns."""
-        return self._changed(torch.cat((torch.zeros_like(self.rows[:, :-2]), self.rows[:, -2:]), dim=1), None)
+        blank = self._changed(torch.cat((torch.zeros_like(self.rows[:, :-2]), self.rows[:, -2:]), dim=1), None)
+        blank.sources = dict.fromkeys(self.lengths)
+        return blank
 
     def exchanged(self, seed: int = 0) -> FrameTable:
         """Return these videos each with the frames of another one; there must be two or more."""
@@ -82,7 +89,8 @@ class FrameTable:
     def _changed(self, rows: Tensor, taken: Mapping[str, str] | None) -> FrameTable:
         table = object.__new__(FrameTable)
         taken = taken or {video: video for video in self.lengths}
-        table.rows, table.dim = rows, self.dim
+        table.rows, table.dim, table.endpoints = rows, self.dim, self.endpoints
+        table.sources = {video: self.sources[other] for video, other in taken.items()}
         table.lengths = {video: self.lengths[other] for video, other in taken.items()}
         table._starts = {video: self._starts[other] for video, other in taken.items()}
         return table

@@ -33,6 +33,7 @@ from mesm.pipeline.data.draws import draw_masked_words, draw_negatives, draw_wor
 
 if TYPE_CHECKING:
     from mesm.pipeline.data.frames import Crops, FrameTable
+    from mesm.pipeline.data.narrations import Narrations
     from mesm.pipeline.data.sentences import SentenceVectors
     from mesm.pipeline.data.texts import QueryWords, TextSource
 
@@ -61,13 +62,15 @@ class MomentData:
         config: DatasetConfig,
         seed: int = 0,
         sentences: SentenceVectors | None = None,
+        narrations: Narrations | None = None,
     ) -> None:
         """Prepare queries and targets; queries without a moment (a test split without truth) have no targets.
 
-        sentences: of the queries, for networks that read them.
+        sentences: of the queries, and narrations: of the videos, for networks that read them.
         """
         self.annotations = list(annotations)
-        self.sentences = sentences
+        self.sentences, self.narrations = sentences, narrations
+        self._told = None if narrations is None else narrations.table(frames, config.clip_len)
         self.frames, self.config = frames, config
         self.text_dim = text.dim
         cache: dict[str, tuple[QueryWords, np.ndarray, np.ndarray]] = {}
@@ -125,6 +128,16 @@ class MomentData:
         """Return the same queries about other frames; not for training, as targets stay what they are."""
         data = copy.copy(self)
         data.frames = frames
+        if self.narrations is not None:
+            data._told = self.narrations.table(frames, self.config.clip_len)
+        return data
+
+    def with_other_narratives(self) -> MomentData:
+        """Return the same queries about the same frames, each with the narrative of another video."""
+        if self.narrations is None:
+            raise ValueError("there are no narratives to exchange")
+        data = copy.copy(self)
+        data._told = self.narrations.table(self.frames, self.config.clip_len, self.narrations.exchanged())
         return data
 
     def with_sentences(self, said: Sequence[int]) -> MomentData:
@@ -240,6 +253,7 @@ class MomentData:
             group_of_query=tuple(groups),
             words=Words(words, to_device(words_mask, words.device), tuple(words_mask.sum(1).tolist())),
             sentences=sentences,
+            narration=None if self._told is None else self._told.take(videos, crops)[0],
             query_ids=to_device(np.asarray(indices, np.int64), words.device),
         )
 

@@ -125,6 +125,11 @@ class MomentRetriever:
         device, sources = torch.device(device), sources or WeightSources()
         trained = load_trained(Path(path), device)
         config = trained.config
+        if config.model.reads_narration():
+            raise PipelineError(
+                f"{path} is a network {config.model.name}, which reads narratives; single files are not narrated on "
+                "the way: narrate and extract a folder, and use evaluate, or take a network that reads frames alone"
+            )
         encoders = build_video_encoders(config, device, sources, deferred=True)
         found = {encoder.name: encoder_fingerprint(encoder) for encoder in encoders}
         text = text_kind(config.features.text.encoder).live(trained.text, features, config, device, sources)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.narration import NARRATIONS
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.model.network import Network
@@ -20,6 +21,7 @@ from mesm.pipeline.data.durations import moments_outside, with_known_durations
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import FrameTable, check_durations
 from mesm.pipeline.data.moments import MomentData
+from mesm.pipeline.data.narrations import read_narrations_for
 from mesm.pipeline.data.splits import training_splits
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import TextSource
@@ -70,9 +72,12 @@ def load_training_data(workspace: Workspace, select_on: str = "") -> TrainingDat
     text = text_kind(config.features.text.encoder).from_folder(features, config)
     vocabulary = text.source.make_vocabulary([a.query for a in train], annotations)
     fingerprints = {folder.name: folder.fingerprint for folder in folders}
+    told = read_narrations_for(config, features, text.source, [*train, *validation])
+    if told is not None:
+        fingerprints[NARRATIONS] = told.fingerprint
     return TrainingData(
-        train=MomentData(train, frames, text.source, vocabulary, config.dataset, config.train.seed),
-        validation=MomentData(validation, frames, text.source, vocabulary, config.dataset),
+        train=MomentData(train, frames, text.source, vocabulary, config.dataset, config.train.seed, narrations=told),
+        validation=MomentData(validation, frames, text.source, vocabulary, config.dataset, narrations=told),
         text=text.source,
         vocabulary=vocabulary,
         fingerprints={**fingerprints, config.features.text.encoder: text.fingerprint},
