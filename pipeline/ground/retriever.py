@@ -225,8 +225,8 @@ class MomentRetriever:
             windows, scores, counts = host_windows(answers)
             kept = np.full(len(scores), scores.shape[1]) if counts is None else counts
             parts = (windows, scores, kept, answers.saliency.cpu().numpy())
-            for number, rows, own, of_own, count, shown in zip(numbers, frames, *parts, strict=True):
-                found.append(pieces.windows(number, own[:count], of_own[:count]))
+            for number, rows, own, of_own, most, shown in zip(numbers, frames, *parts, strict=True):
+                found.append(pieces.windows(number, own[:most], of_own[:most]))
                 part = slice(pieces.starts[number], pieces.starts[number] + pieces.size)
                 saliency[part] += stretch(shown[: len(rows)], pieces.size)
                 count[part] += 1
