@@ -1,9 +1,14 @@
-"""Text files that people hand over: UTF-8 with or without a mark, and words for what they are when they are not."""
+"""Text files that people hand over: UTF-8 with or without a mark, and words for what they are when they are not.
+
+JSON is read by `parse_json` and `read_json` alone, whose only errors are ValueError and, of the file, OSError.
+"""
 
 from __future__ import annotations
 
 import codecs
+import json
 from pathlib import Path
+from typing import Any
 
 LONGEST_TEXT = 512 * 1024**2
 """Bytes of the longest text file that is read."""
@@ -37,6 +42,19 @@ def read_plain_text(path: Path, longest: int = LONGEST_TEXT) -> str:
     except UnicodeDecodeError as error:
         raise ValueError(f"expected UTF-8 text, found {_other(content, error.start)}") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(text: str) -> Any:
+    """Return what a text of JSON holds; ValueError that says why it is none."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
+
+
+def read_json(path: Path) -> Any:
+    """Return what a file of JSON holds. Raises ValueError that says why it is none, OSError when it cannot be read."""
+    return parse_json(read_plain_text(path))
 
 
 def _other(content: bytes, place: int) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, Flag, auto
 
+TEMPORAL_COLUMNS = 2
+"""The last columns of a frame's row: where it begins and ends in the video, as fractions."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -71,6 +74,10 @@ class NetworkConfig:
     def reads_in_file_order(self) -> bool:
         """Say whether answers are to be made in batches of the file's order, as they depend on who meets whom."""
         return False
+
+    def compiles(self) -> bool:
+        """Say whether a compiler can take the network in few pieces; recurrent layers throughout leave it nothing."""
+        return True
 
     def most_queries(self) -> int | None:
         """Return how many queries a step may hold; None: any number."""

@@ -54,6 +54,14 @@ NETWORKS: Mapping[str, NetworkEntry] = {
             "moment_detr:MomentDetrLosses",
             "Moment-DETR, NeurIPS 2021",
         ),
+        NetworkEntry("emb", "emb:Emb", "emb:EmbConfig", "emb:EmbLosses", "EMB, ECCV 2022"),
+        NetworkEntry(
+            "span-map",
+            "span_map:SpanMap",
+            "span_map:SpanMapConfig",
+            "span_map:SpanMapLosses",
+            "this project, for little data",
+        ),
         NetworkEntry("msat", "msat:Msat", "msat:MsatConfig", "msat:MsatLosses", "MSAT, CVPR 2021"),
         NetworkEntry(
             "zero-shot",

@@ -15,6 +15,7 @@ import typer
 from mesm.pipeline import __version__
 from mesm.pipeline.commands import (
     archive,
+    check,
     compare,
     cut,
     demo,
@@ -24,7 +25,9 @@ from mesm.pipeline.commands import (
     features,
     ground,
     info,
+    learning_curve,
     released,
+    serve,
     show,
     train,
     weights,
@@ -47,9 +50,11 @@ app = typer.Typer(
     help="Find the moment in a video that a sentence describes.\n\nExample: mesm-pipeline demo --out mesm-demo",
 )
 app.command()(extract.extract)
+app.command()(check.check)
 app.command()(train.train)
 app.command()(train.reproduce)
 app.command()(compare.compare)
+app.command()(learning_curve.learning_curve)
 app.command()(evaluate.evaluate)
 app.command()(ground.ground)
 app.command()(archive.index)
@@ -57,6 +62,7 @@ app.command()(archive.search)
 app.command()(export.export)
 app.command()(show.show)
 app.command()(cut.cut)
+app.command()(serve.serve)
 app.command()(demo.demo)
 app.command("import-checkpoint")(released.import_checkpoint)
 app.command("import-features")(released.import_features)

@@ -38,7 +38,7 @@ FLOORS: tuple[set[str], ...] = (
     {"train", "ground"},
     {"grounding", "index"},
     {"show"},
-    {"experiments", "demo"},
+    {"experiments", "demo", "serve"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -345,3 +345,19 @@ def test_the_import_rules_see_every_kind_of_import(monkeypatch: pytest.MonkeyPat
     found = list(imported_modules("mesm.datasets.here", ast.walk(source)))
     assert sorted(found) == sorted([*names[:6], "mesm.datasets.errors"])
     assert "mesm.tools.parity" not in imported_modules("mesm.datasets.here", nodes_at_import(source))
+
+
+def test_json_of_files_is_read_by_the_functions_that_name_what_is_wrong() -> None:
+    """`json.loads` raises RecursionError as well; what is read elsewhere was written by the same process."""
+    doors = {"mesm.datasets.plain_text"}
+    own = {"mesm.datasets.shards.folder", "mesm.extractors.decoding.pool"}
+    # Packages of others, read by their own folders, which nothing of `datasets` may serve.
+    apart = {"mesm.extractors.encoders.hf_folder", "mesm.extractors.encoders.clip_towers"}
+    found = {
+        name
+        for name, path in modules().items()
+        if folder_of(name) != "tools"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("json.load", "json.loads", "json.JSONDecoder")
+    }
+    assert found <= doors | own | apart

@@ -52,8 +52,10 @@ def check_file(path: Path) -> tuple[str, list[Any]]:
     with np.load(path, allow_pickle=False) as archive:
         members = list(archive.files)
     # After the program has said how threads wait.
-    from mesm.tools import parity_extractors, parity_mesm, parity_networks
+    from mesm.tools import parity_elastic, parity_extractors, parity_mesm, parity_networks
 
+    if parity_elastic.is_postprocessing(members):
+        return parity_elastic.check_file(path)
     if "network" in members:
         return parity_networks.check_file(path)
     if parity_mesm.is_golden(members):

@@ -23,7 +23,7 @@ from mesm.model.registry import NETWORKS, build_network, find_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.importers.published_names import our_name
 from mesm.pipeline.importers.recognition import NETWORK_OF, refuse_unknown
-from mesm.tools import parity_mesm, parity_msat
+from mesm.tools import parity_elastic, parity_mesm, parity_msat
 from mesm.tools.parity_mesm import (
     LOSS_RTOL,
     Comparison,
@@ -41,6 +41,8 @@ from mesm.tools.parity_mesm import (
 
 Golden = Mapping[str, np.ndarray]
 
+ELASTIC = ("emb",)
+"""Networks whose files have another layout."""
 LOSSES = ("span", "giou", "label", "saliency")
 
 
@@ -64,6 +66,8 @@ def check_file(path: Path) -> tuple[str, list[Comparison]]:
     network = network_of_file(golden)
     if network is None or network not in NETWORK_OF:
         raise PipelineError(f"it names no network whose published parameters are known here ({', '.join(NETWORK_OF)})")
+    if network in ELASTIC:
+        return parity_elastic.check_file(path)
     if is_golden(list(golden)):
         if network != "mesm":
             raise PipelineError(f"it names {network}, and has the layout of files of mesm (batch/num_clips)")

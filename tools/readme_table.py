@@ -27,11 +27,16 @@ EXACT: Mapping[str, str] = {
     "acb-vtc-tacos-c3d": "golden_acb_vtc.npz",
     "qvhighlights-clip-slowfast-qd-detr": "golden_qd_detr_qvh.npz",
     "qvhighlights-clip-slowfast-moment-detr": "golden_moment_detr_qvh.npz",
+    "charades-i3d-glove-emb": "golden_emb_charades.npz",
 }
 """Configurations in which outputs, losses and gradients of the published code are met, and the file of its numbers that
 `mesm.tools.parity` compares."""
 
-TRAINED_HERE: Mapping[str, str] = {"charades-mini": "docs/learning.md", "demo": "docs/demo.md"}
+TRAINED_HERE: Mapping[str, str] = {
+    "charades-mini": "docs/learning.md",
+    "charades-mini-span-map": "docs/learning.md",
+    "demo": "docs/demo.md",
+}
 """Configurations that were trained here, and where their figures stand."""
 
 LEGEND = f"""\

@@ -5,7 +5,6 @@ A reader never stops at the first mistake of a file: it collects them in `Proble
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mesm.datasets.errors import AnnotationError
-from mesm.datasets.plain_text import read_plain_text
+from mesm.datasets.plain_text import parse_json, read_plain_text
 
 Window = tuple[float, float]
 
@@ -259,8 +258,8 @@ def read_text(path: Path) -> str:
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object; raises AnnotationError for anything else."""
     try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(read_text(path))
+    except ValueError as error:
         raise AnnotationError(f"{path}: expected one JSON object, found no valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise AnnotationError(f"{path}: expected one JSON object, found {shorten(content)}")
@@ -273,8 +272,8 @@ def read_json_lines(path: Path, problems: Problems) -> Iterator[RecordFields]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             problems.add(f"line {number}", "", f"one JSON object ({error})", line)
             continue
         if isinstance(record, dict):

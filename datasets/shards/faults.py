@@ -2,7 +2,8 @@
 
 Code that writes calls `write_point("shard:fsynced")` where a sudden death would be interesting. The call does
 nothing unless the environment variable MESM_FAULT names that point: `MESM_FAULT=shard:fsynced` kills the
-process with SIGKILL at the first passage, `MESM_FAULT=shard:fsynced:3` at the third.
+process with SIGKILL at the first passage, `MESM_FAULT=shard:fsynced:3` at the third. `listen` tells who wants to kill
+from outside, or between two points, how far a process has come.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 
 FAULT_VARIABLE = "MESM_FAULT"
 _passages: Counter[str] = Counter()
+_listeners: list[Callable[[str], object]] = []
 
 
 def write_point(name: str) -> None:
     """Kill this process here if MESM_FAULT asks for it, otherwise return at once."""
+    for listener in _listeners:
+        listener(name)
     wanted = os.environ.get(FAULT_VARIABLE)
     if not wanted:
         return
@@ -26,6 +31,11 @@ def write_point(name: str) -> None:
     _passages[name] += 1
     if _passages[name] == passage:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def listen(listener: Callable[[str], object]) -> None:
+    """Have a function called with the name of every write point that this process passes."""
+    _listeners.append(listener)
 
 
 def parse_fault(text: str) -> tuple[str, int]:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from mesm.datasets.errors import FeatureError
+from mesm.datasets.plain_text import read_json
 from mesm.datasets.shards import maintenance as shard_maintenance
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.fingerprints import NAME_DIGITS, fingerprint, plain_spec, spec_differences, text_key
@@ -109,13 +110,13 @@ class FeatureFolder:
         """
         file = path / FINGERPRINT_FILE
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             name, found, stated = content["name"], content["spec"], content["fingerprint"]
             if not (isinstance(found, dict) and isinstance(name, str) and isinstance(stated, str)):
                 raise TypeError("expected a name, a spec and a fingerprint")
         except OSError as error:
             raise FeatureError(f"{path} is no folder of features: {FINGERPRINT_FILE}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise FeatureError(f"{file} is damaged ({error}); delete it and extract again, the shards stay") from error
         if content.get("format") != FOLDER_FORMAT:
             raise FeatureError(f"{file} has format {content.get('format')}, this version reads {FOLDER_FORMAT}")

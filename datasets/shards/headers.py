@@ -25,6 +25,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from mesm.datasets.errors import FeatureError
+from mesm.datasets.plain_text import parse_json
 
 SHARD_FORMAT = 1
 METADATA_KEY = "mesm"
@@ -166,7 +167,7 @@ def read_header(path: Path) -> ShardHeader:
         raise
     except OSError as error:
         raise FeatureError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}") from error
 
 
@@ -195,7 +196,7 @@ def _header_text(descriptor: int, size: int) -> tuple[bytes, int]:
 
 
 def _parse(path: Path, text: bytes, size: int, data_start: int) -> ShardHeader:
-    header = json.loads(text)
+    header = parse_json(text.decode())
     content = _checked_content(header.pop("__metadata__")[METADATA_KEY])
     if content["format"] != SHARD_FORMAT:
         raise FeatureError(
@@ -221,7 +222,7 @@ def _checked_content(text: str) -> dict[str, Any]:
     stated, text = text[:_SHA256_DIGITS], text[_SHA256_DIGITS:]
     if _text_sha256(text) != stated:
         raise ValueError("its records do not have the hash that stands before them")
-    content: dict[str, Any] = json.loads(text)
+    content: dict[str, Any] = parse_json(text)
     return content
 
 

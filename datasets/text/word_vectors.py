@@ -17,6 +17,7 @@ from safetensors.numpy import save
 
 from mesm.datasets.array_files import BROKEN_ARRAY, npz_names, read_npz
 from mesm.datasets.errors import FeatureError
+from mesm.datasets.plain_text import parse_json
 from mesm.datasets.shards.publishing import replace_file
 
 METADATA_KEY = "mesm-words"
@@ -77,12 +78,12 @@ class WordVectors:
         """Read what `save` wrote; FeatureError when the file is missing or another one."""
         try:
             with safe_open(path, framework="numpy") as file:
-                content = json.loads((file.metadata() or {})[METADATA_KEY])
+                content = parse_json((file.metadata() or {})[METADATA_KEY])
                 words, counts = content["words"], content["counts"]
                 if not all(isinstance(word, str) for word in words) or not isinstance(counts, dict):
                     raise ValueError("its words are no texts")
                 return cls(tuple(words), file.get_tensor("vectors"), counts)
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise FeatureError(
                 f"{path} is no table of word vectors, or is damaged ({error}); make it again: extract makes it, or "
                 "import-features of an npz of word vectors"

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from mesm.extractors.errors import ProbeError, VideoChangedError
 
@@ -34,17 +35,11 @@ class SourceFile:
     def of(cls, path: Path) -> SourceFile:
         """Look at a file now, reading at most 1 MiB; ProbeError when it is no regular file with content."""
         status = refuse_irregular(path)
-        digest = hashlib.sha256(str(status.st_size).encode())
-        last_start = max(status.st_size - _HASH_BLOCK, 0)
         try:
             with open(path, "rb") as file:
-                for block in range(_HASH_BLOCKS):
-                    if status.st_size > _HASH_BLOCKS * _HASH_BLOCK:
-                        file.seek(last_start * block // (_HASH_BLOCKS - 1))
-                    digest.update(file.read(_HASH_BLOCK))
+                return cls(path, status.st_size, status.st_mtime_ns, quick_hash(file, status.st_size))
         except OSError as error:
             raise ProbeError(f"{path} cannot be read: {error.strerror}") from error
-        return cls(path, status.st_size, status.st_mtime_ns, digest.hexdigest())
 
     def hashed(self, on_progress: Callable[[], None] = lambda: None) -> SourceFile:
         """Read all of the file for `whole_hash`; `on_progress` is called after each MiB. ProbeError as `of`."""
@@ -70,6 +65,17 @@ class SourceFile:
             raise VideoChangedError(
                 f"{self.path} changed while it was read: {self.size} bytes before, {status.st_size} after"
             )
+
+
+def quick_hash(file: BinaryIO, size: int) -> str:
+    """Return the `quick_hash` of an open file of `size` bytes, reading at most 1 MiB of it."""
+    digest = hashlib.sha256(str(size).encode())
+    last_start = max(size - _HASH_BLOCK, 0)
+    for block in range(_HASH_BLOCKS):
+        if size > _HASH_BLOCKS * _HASH_BLOCK:
+            file.seek(last_start * block // (_HASH_BLOCKS - 1))
+        digest.update(file.read(_HASH_BLOCK))
+    return digest.hexdigest()
 
 
 def refuse_irregular(path: Path) -> os.stat_result:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from mesm.extractors.contracts import ResizeMode, SamplingMode, TextEncoder, VideoEncoder
+from mesm.extractors.encoders.hf_presets import PRESETS, HfPreset
 from mesm.extractors.encoders.network_encoder import Precision, VideoSettings
 from mesm.extractors.errors import EncoderError
 from mesm.extractors.weights.sources import WeightSources, WeightsRequest, local_path
@@ -72,18 +73,17 @@ _ENTRIES = (
         "C3D fc6 or fc7, intervals of 128 frames",
     ),
     EncoderEntry("vgg16", "video", "vgg:build_encoder", ("vgg16-imagenet",), 4096, 1.0, "VGG-16 fc7, one frame"),
-    EncoderEntry(
-        "hf", "video", "hf_image:build_image_encoder", (), None, 2.0, "CLIP or SigLIP of transformers, one frame"
-    ),
+    EncoderEntry("hf", "video", "hf_image:build_encoder", (), None, 2.0, "image model of transformers, one frame"),
+    EncoderEntry("hf-video", "video", "hf_video:build_encoder", (), None, 2.0, "video model of transformers, clips"),
     EncoderEntry("clip-text", "text", "clip:build_text_encoder", _CLIP, 512, None, "CLIP's token states", "clip"),
     EncoderEntry(
         "hf-text",
         "text",
-        "hf_image:build_text_encoder",
+        "hf_text:build_encoder",
         (),
         None,
         None,
-        "token states of CLIP or SigLIP of transformers",
+        "token states of a text model of transformers",
         "hf",
     ),
     EncoderEntry("glove", "text", "glove:build_encoder", ("glove-6b-300d",), 300, None, "a vector per word"),
@@ -102,7 +102,7 @@ class EncoderDescription:
     dim: int | None
     clip_len_s: float | None
     weights: str | None
-    """Name in the table of weights; None where the model brings its own."""
+    """Name in the table of weights, or of a preset; None where any other model can be named."""
     default: bool
     """Whether these weights are taken when none are named."""
     licence: str | None
@@ -153,7 +153,25 @@ def create_text_encoder(
 def describe_encoders(sources: WeightSources | None = None) -> list[EncoderDescription]:
     """List every encoder with each of its weights; nothing is downloaded or loaded."""
     found = sources or WeightSources()
-    return [_describe(entry, weights, found) for entry in _ENTRIES for weights in (entry.weights or (None,))]
+    rows: list[EncoderDescription] = []
+    for entry in _ENTRIES:
+        rows += [_describe(entry, weights, found) for weights in (entry.weights or (None,))]
+        rows += [_describe_preset(entry, preset) for preset in PRESETS.values() if entry.name in preset.encoders]
+    return rows
+
+
+def _describe_preset(entry: EncoderEntry, preset: HfPreset) -> EncoderDescription:
+    return EncoderDescription(
+        name=entry.name,
+        kind=entry.kind,
+        summary=preset.hub_id,
+        dim=preset.dim,
+        clip_len_s=entry.clip_len_s,
+        weights=preset.name,
+        default=False,
+        licence=preset.licence,
+        available=None,
+    )
 
 
 def _describe(entry: EncoderEntry, weights: str | None, sources: WeightSources) -> EncoderDescription:

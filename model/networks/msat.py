@@ -25,7 +25,7 @@ from mesm.model.layers.points import Bags, at_rows, bags_of_points, pool_points
 from mesm.model.losses import WHOLE, Share, add_total, targets_of
 from mesm.model.momentum_contrast import Contrasted, MomentumContrast, Pooled
 from mesm.model.network import Answers, Network
-from mesm.model.network_config import Draw, NetworkConfig, Sizes
+from mesm.model.network_config import TEMPORAL_COLUMNS, Draw, NetworkConfig, Sizes
 from mesm.model.position import position_codes
 from mesm.model.proposal_losses import (
     Cells,
@@ -39,8 +39,6 @@ from mesm.model.proposal_losses import (
 )
 from mesm.model.ranking import best_apart
 
-TEMPORAL_COLUMNS = 2
-"""The house's frames end in two columns of time, which this network does not read."""
 DEVIATION = 0.02
 NAME = "msat"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,12 +35,14 @@ from mesm.pipeline.run.console import say
 from mesm.pipeline.run.shown_text import one_line
 
 if TYPE_CHECKING:
-    from mesm.pipeline.ground.answers import FoundMoment
+    from mesm.pipeline.ground.answers import Evidence, FoundMoment
     from mesm.pipeline.ground.questions import Question
     from mesm.pipeline.index.build import IndexReport
     from mesm.pipeline.index.catalogue import BrokenFile
     from mesm.pipeline.index.search import Filter, SearchResult
     from mesm.pipeline.index.store import IndexStore
+
+    Asker = Callable[[Question, int, Filter, bool], SearchResult]
 
 SHOWN = 20
 """Broken files that are named; all of them stand in `index --stats --json`."""
@@ -52,6 +55,10 @@ def index(
     index: IndexOption = Path("mesm-index"),
     model: Annotated[str, typer.Option(help="NAME/TAG of open_clip, or a model of transformers.")] = "",
     checkpoint: Annotated[Path | None, typer.Option(help="Encode for the network of this run instead.")] = None,
+    adaptive: Annotated[bool, typer.Option("--adaptive", help="Store only seconds that differ: a new index.")] = False,
+    transcribe: Annotated[
+        str, typer.Option(metavar="MODEL", help="Hear films without subtitles by this Whisper: a folder or a hub id.")
+    ] = "",
     prune: Annotated[bool, typer.Option("--prune", help="Forget files that are gone from these places.")] = False,
     remove: Annotated[list[Path] | None, typer.Option(help="Forget this file or folder.")] = None,
     list_files: Annotated[bool, typer.Option("--list", help="List the files of the index.")] = False,
@@ -66,14 +73,20 @@ def index(
 
     Example: mesm-pipeline index films/ --index mesm-index
     """
-    if not (places or remove or list_files or stats):
+    if not (places or remove or list_files or stats or transcribe):
         raise PipelineError("nothing to do: give files or folders of videos, or --list, --stats or --remove")
+    if transcribe and not places:
+        raise PipelineError("--transcribe hears the films of files and folders; give some")
     code = OK
     if places:
         if checkpoint is not None and model:
             raise PipelineError("--checkpoint encodes for a network, --model for questions without; give one of them")
+        if checkpoint is not None and adaptive:
+            raise PipelineError("--adaptive leaves out seconds, and the network of --checkpoint reads all of them")
         sources = weight_sources(weights, trust_pickle)
-        code = _add(index, places, model, checkpoint, prune, workers, device, sources, as_json)
+        code = _add(index, places, model, checkpoint, adaptive, prune, workers, device, sources, as_json)
+        if transcribe:
+            code = max(code, _transcribe(index, places, transcribe, device))
     if remove or list_files or stats:
         from mesm.pipeline.index.store import IndexStore
 
@@ -101,6 +114,9 @@ def search(
     since: Annotated[str, typer.Option(metavar="DATE", help="Only files changed since YYYY-MM-DD.")] = "",
     longer: Annotated[str, typer.Option(metavar="TIME", help="Only films at least that long: s, m:ss, h:mm:ss.")] = "",
     shorter: Annotated[str, typer.Option(metavar="TIME", help="Only films at most that long.")] = "",
+    verify: Annotated[
+        str, typer.Option(metavar="MODEL", help="Ask this image-text-to-text model: does the moment show it?")
+    ] = "",
     no_dedupe: Annotated[bool, typer.Option("--no-dedupe", help="Also show moments that look the same.")] = False,
     device: DeviceOption = "auto",
     weights: WeightsOption = None,
@@ -125,8 +141,11 @@ def search(
         parse_seconds(longer, "--longer") if longer else 0.0,
         parse_seconds(shorter, "--shorter") if shorter else float("inf"),
     )
+    if verify and image is not None:
+        raise PipelineError("--verify asks about a sentence, --image has none; give one of them")
     opened = IndexStore.open(index)
     ask = _asker(opened, checkpoint, find_device(device), weight_sources(weights, trust_pickle))
+    ask = _verifying(ask, verify, find_device(device)) if verify else ask
     moments: list[FoundMoment] = []
     for question in questions:
         result = ask(question, top_k, allowed, not no_dedupe)
@@ -148,6 +167,7 @@ def _add(
     places: list[Path],
     model: str,
     checkpoint: Path | None,
+    adaptive: bool,
     prune: bool,
     workers: int,
     device: str,
@@ -161,7 +181,8 @@ def _add(
 
     settings = DecodeSettings(workers)
     if checkpoint is None:
-        report = VideoIndex.open(folder, model, find_device(device), sources).add(places, prune, settings)
+        opened = VideoIndex.open(folder, model, find_device(device), sources, adaptive)
+        report = opened.add(places, prune, settings)
     else:
         retriever = MomentRetriever.from_checkpoint(checkpoint, find_device(device), sources)
         store = IndexStore.create_or_open(folder, retriever.model, retriever.encoders, network=True)
@@ -174,6 +195,8 @@ def _add(
                 "known": report.known,
                 "unchanged": report.unchanged,
                 "pruned": report.pruned,
+                "rows": report.rows,
+                "stored": report.stored,
                 "gone": [str(path) for path in report.gone],
                 "failed": _broken(report.failed),
             }
@@ -181,9 +204,21 @@ def _add(
     return SOME_FAILED if report.failed else OK
 
 
-def _asker(
-    opened: IndexStore, checkpoint: Path | None, device: Any, sources: Any
-) -> Callable[[Question, int, Filter, bool], SearchResult]:
+def _transcribe(folder: Path, places: list[Path], model: str, device: str) -> int:
+    from mesm.extractors.speech import Transcriber
+    from mesm.pipeline.index.store import IndexStore
+    from mesm.pipeline.index.transcripts import transcribe_films
+
+    opened = IndexStore.open(folder)
+    report = transcribe_films(opened, places, Transcriber.from_model(model, find_device(device)))
+    opened.close()
+    say(f"{report.films} films heard, {report.cues} cues of words")
+    for path, reason in report.failed[:SHOWN]:
+        say(f"failed: the sound of {path}: {reason}")
+    return SOME_FAILED if report.failed else OK
+
+
+def _asker(opened: IndexStore, checkpoint: Path | None, device: Any, sources: Any) -> Asker:
     """Return what answers questions to an index: the search without training, a network, or one after the other."""
     from mesm.pipeline.ground.zero_shot import ZeroShot
     from mesm.pipeline.index.network_search import FILMS, look_again, search_by_network
@@ -210,11 +245,28 @@ def _asker(
     return ask
 
 
+def _verifying(ask: Asker, model: str, device: Any) -> Asker:
+    """Return what also has a model of pictures and text look at what was found."""
+    from mesm.extractors.verification import Verifier
+    from mesm.pipeline.index.verifying import verified
+
+    verifier = Verifier.from_model(model, device)
+
+    def ask_and_verify(question: Question, count: int, allowed: Filter, dedupe: bool) -> SearchResult:
+        result = ask(question, count, allowed, dedupe)
+        return replace(result, moments=verified(result.moments, verifier))
+
+    return ask_and_verify
+
+
 def _say_report(report: IndexReport) -> None:
     say(
         f"{report.encoded} films encoded, {report.known} files of known films, {report.unchanged} unchanged"
         + (f", {report.pruned} forgotten" if report.pruned else "")
     )
+    if report.stored < report.rows:
+        share = report.stored / report.rows
+        say(f"{report.stored} of {report.rows} seconds stored ({share:.0%}); the others look like the one before")
     if report.gone and not report.pruned:
         say(f"note: {len(report.gone)} files of the index are gone from these places; --prune forgets them")
     for one in report.failed[:SHOWN]:
@@ -249,7 +301,8 @@ def _print_files(opened: IndexStore, as_json: bool) -> None:
 def _print_stats(opened: IndexStore, as_json: bool) -> None:
     counts = opened.catalogue.counts()
     broken = opened.catalogue.failures()
-    facts = {"model": opened.facts.model, "weights": opened.facts.weights, "row_s": opened.facts.row_s}
+    known = opened.facts
+    facts = {"model": known.model, "weights": known.weights, "row_s": known.row_s, "adaptive": known.adaptive}
     if as_json:
         print_json({**facts, **{name: round(value, 3) for name, value in counts.items()}, "broken": _broken(broken)})
         return
@@ -272,11 +325,15 @@ def _print_moments(result: SearchResult) -> None:
     from mesm.pipeline.ground.answer_lines import clock
 
     for place, moment in enumerate(result.moments):
-        kinds = "+".join(dict.fromkeys(one.kind for one in moment.evidence))
+        kinds = "+".join(dict.fromkeys(_evidence(one) for one in moment.evidence))
         notes = f"  ({', '.join(moment.notes)})" if moment.notes else ""
         more = f"  (+{result.alike[place]} that look the same)" if place in result.alike else ""
         times = f"{clock(moment.start_s)} - {clock(moment.end_s)}"
         show(f"{times}  {moment.score:7.3f}  {kinds:13}  {one_line(str(moment.file))}{notes}{more}")
+
+
+def _evidence(one: Evidence) -> str:
+    return f"{one.kind} ({one.score:.0%})" if one.kind in ("verified", "refuted") else one.kind
 
 
 def _date(text: str) -> float | None:

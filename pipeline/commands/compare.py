@@ -26,7 +26,9 @@ def compare(
     config: ConfigOption = "charades-clip-slowfast",
     annotations: AnnotationsOption = None,
     features: FeaturesOption = Path("features"),
-    recipe: Annotated[str, typer.Option(help="How to train: `fast`, or a .yaml file; default: as published.")] = "",
+    recipe: Annotated[
+        str, typer.Option(help="How to train: fast, small-data or a .yaml file; default: as published.")
+    ] = "",
     seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2; default: the configured one.")] = "",
     epochs: Annotated[int | None, typer.Option(help="Epochs of every network; default: as configured.")] = None,
     split: Annotated[

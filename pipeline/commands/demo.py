@@ -16,12 +16,19 @@ def demo(
     ),
     videos: Annotated[int, typer.Option(min=10, help="Videos to generate.")] = 240,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the generated videos.")] = 0,
+    long: Annotated[bool, typer.Option("--long", help="Then ask an hour of such films, as one and apart.")] = False,
 ) -> int:
     """Run the whole pipeline on generated videos: no download, minutes on a CPU.
 
     Example: mesm-pipeline demo --out mesm-demo
     """
+    import torch
+
     from mesm.pipeline.demo.run import run_demo
 
     run_demo(out, videos, seed)
+    if long:
+        from mesm.pipeline.demo.long import run_long
+
+        run_long(out, seed, torch.device("cpu"))
     return OK

@@ -34,7 +34,7 @@ def evaluate(
         list[str] | None, typer.Option(help="Split; may be repeated; `validation`: what training held back.")
     ] = None,
     controls: Annotated[
-        bool, typer.Option("--controls", help="Also score answers without the video, and with another one.")
+        bool, typer.Option("--controls", help="Also score answers without the video, with others, to others.")
     ] = False,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure anew what its scores mean, on what training held back.")
@@ -105,7 +105,7 @@ def _print(results: Sequence[Evaluation]) -> None:
     from mesm.pipeline.evaluate.tables import calibration_table, length_table, metrics_table
 
     for result in results:
-        print_table(metrics_table(result.scores), result.split)
+        print_table(metrics_table(result.scores, result.gap), result.split)
         print_table(length_table(next(iter(result.scores.values()))), "by length of the moment")
         if result.reliability is not None:
             print_table(calibration_table({result.split: result.reliability}), "expected calibration error")

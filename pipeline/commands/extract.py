@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 
 def extract(
     videos: Annotated[
-        Path | None, typer.Option("--videos", help="Folder of video files; without it, only queries are encoded.")
+        str | None,
+        typer.Option(
+            "--videos",
+            metavar="FOLDER",
+            help="Folder of video files, or an address (s3://, gs://, hf://, https://). Without it: queries only.",
+        ),
     ] = None,
     config: ConfigOption = "charades-clip-slowfast",
     features: FeaturesOption = Path("features"),

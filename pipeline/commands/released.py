@@ -21,6 +21,9 @@ def import_checkpoint(
     out: Annotated[Path, typer.Option("--out", help="Run directory to write.")],
     opt: Annotated[Path | None, typer.Option(help="The opt.json beside it.")] = None,
     annotations: AnnotationsOption = None,
+    word_vectors: Annotated[
+        Path | None, typer.Option(help="Table of the word vectors that it holds: a glove.safetensors.")
+    ] = None,
     setting: Annotated[str, typer.Option(help="Shipped configuration; empty: recognised.")] = "",
     trust_pickle: TrustOption = False,
 ) -> int:
@@ -31,7 +34,13 @@ def import_checkpoint(
     from mesm.pipeline.importers import checkpoint as importer
 
     importer.import_checkpoint(
-        source, out, opt=opt, trust_pickle=trust_pickle, setting=setting or None, annotations=annotations
+        source,
+        out,
+        opt=opt,
+        trust_pickle=trust_pickle,
+        setting=setting or None,
+        annotations=annotations,
+        word_vectors=word_vectors,
     )
     show(out)
     return OK

@@ -26,7 +26,9 @@ def train(
     features: FeaturesOption = Path("features"),
     device: DeviceOption = "auto",
     select_on: SelectOption = "",
-    recipe: Annotated[str, typer.Option(help="How to train: `fast`, or a .yaml file; default: as published.")] = "",
+    recipe: Annotated[
+        str, typer.Option(help="How to train: fast, small-data or a .yaml file; default: as published.")
+    ] = "",
     network: Annotated[str, typer.Option(help="Train this network; default: the configuration's.")] = "",
     seeds: Annotated[str, typer.Option(help="Train several, such as 0,1,2, in folders below --out.")] = "",
     overrides: SetOption = None,

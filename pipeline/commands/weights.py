@@ -45,7 +45,7 @@ def extractors(as_json: JsonOption = False) -> int:
             str(row.dim or "-"),
             f"{row.clip_len_s:g}" if row.clip_len_s else "-",
             row.weights or "-",
-            "yes" if row.available else "no",
+            {True: "yes", False: "no", None: "-"}[row.available],
             row.licence or "-",
         )
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)

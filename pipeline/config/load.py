@@ -231,5 +231,7 @@ def _impossible(config: Config) -> Iterator[str]:
         yield from config.hindrances_to_rank_by_frames()
     if config.train.compile and ties:
         yield f"train.compile cannot go with {ties[0]}, which would be compiled in every step"
+    if config.train.compile and not config.model.compiles():
+        yield f"train.compile cannot go with the network {config.model.name}, whose recurrent layers no compiler takes"
     if config.train.group_by_length and config.dataset.max_queries_per_group:
         yield "train.group_by_length cannot go with dataset.max_queries_per_group, whose batches hold a video once only"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import yaml
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from mesm.datasets.annotations.registry import Reader, find_reader
 from mesm.model.network_config import NetworkConfig
@@ -30,6 +30,9 @@ class DatasetConfig:
     validation_fraction: Annotated[float, Ge(0.001), Le(0.9)] = 0.1
     """Share of the training videos that is carved off when there is no validation split."""
     validation_seed: int = 0
+    train_share: Annotated[float, Ge(0.001), Le(1)] = 1.0
+    """Share of the training videos that is trained on, after those that are held back; a larger share holds all of a
+    smaller one (learning curves)."""
     group_by: Literal["video", "youtube-id", "query"] = "video"
     """What a batch counts: videos with all their queries, YouTube videos with those of all their clips, or queries."""
     max_queries_per_group: Annotated[int, Ge(0)] = 0
@@ -106,6 +109,8 @@ class ExtractConfig:
     """A video whose decoding makes no progress for this long is given up."""
     flush_rows: Annotated[int, Ge(1)] = 4096
     """Rows after which a shard is published; at most this much is lost when the run is killed."""
+    spool_gib: Annotated[float, Gt(0)] = 20.0
+    """Room for films that are fetched from object storage; they are removed as soon as they are encoded."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class TrainConfig:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up: as it is, or falling to 0 at the last step."""
     warmup_steps: Annotated[int, Ge(0)] = 0
+    """Steps in which the rate grows to `lr`; with a cosine schedule at most a third of all steps."""
     crop: Annotated[float, Ge(0), Le(1)] = 0.0
     """Probability that a step sees a random part of a video only, which holds the moments of all its queries; so that
     it is less easily learnt by heart where moments lie (not in the paper)."""

@@ -133,6 +133,19 @@ class MomentData:
         data.frames = frames
         return data
 
+    def with_sentences(self, said: Sequence[int]) -> MomentData:
+        """Return the same queries, each with the sentence of the query at this place; not for training."""
+        data = copy.copy(self)
+        data.annotations = [
+            replace(a, query=self.annotations[i].query) for a, i in zip(self.annotations, said, strict=True)
+        ]
+        data._queries = [
+            replace(own, words=self._queries[i].words, labels=self._queries[i].labels, unknown=self._queries[i].unknown)
+            for own, i in zip(self._queries, said, strict=True)
+        ]
+        data._word_starts = self._word_starts[list(said)]
+        return data
+
     def words_of_all(self) -> Iterator[Tensor]:
         """Yield the word vectors of all queries, one after the other, in parts (words, D)."""
         for start in range(0, len(self), QUERIES_PER_PART):

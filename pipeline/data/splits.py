@@ -9,7 +9,7 @@ from mesm.datasets.annotations.registry import AVAILABLE_SPLITS, read_annotation
 from mesm.datasets.errors import AnnotationError
 from mesm.datasets.grouping import split_by_video
 from mesm.pipeline.config.errors import PipelineError
-from mesm.pipeline.config.schema import Config
+from mesm.pipeline.config.schema import Config, DatasetConfig
 from mesm.pipeline.run.console import say
 
 
@@ -26,7 +26,7 @@ def training_splits(
     train = load_split(config, annotations, dataset.train_split)
     chosen = select_on or dataset.validation_split
     if chosen:
-        return train, load_split(config, annotations, chosen), chosen
+        return _share_of(train, dataset), load_split(config, annotations, chosen), chosen
     if len({annotation.video_id for annotation in train}) < 2:
         raise PipelineError(
             f"the {dataset.train_split} split has a single video, so none can be held back to choose the best epoch; "
@@ -34,7 +34,14 @@ def training_splits(
         )
     kept, held = split_by_video(train, dataset.validation_fraction, seed=dataset.validation_seed, by=dataset.group_by)
     name = f"{dataset.validation_fraction:.0%} of the {dataset.train_split} videos (seed {dataset.validation_seed})"
-    return kept, held, name
+    return _share_of(kept, dataset), held, name
+
+
+def _share_of(train: list[Annotation], dataset: DatasetConfig) -> list[Annotation]:
+    """Take `train_share` of the videos, with all their queries."""
+    if dataset.train_share == 1:
+        return train
+    return split_by_video(train, dataset.train_share, seed=dataset.validation_seed, by=dataset.group_by)[1]
 
 
 def read_all_splits(config: Config, annotations: Path) -> list[Annotation]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from mesm.datasets.errors import FeatureError
-from mesm.datasets.plain_text import read_plain_text
+from mesm.datasets.plain_text import parse_json, read_plain_text
 from mesm.datasets.text.word_vectors import WordVectors
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.yaml_text import read_yaml
@@ -67,9 +66,9 @@ def _verify_table(path: Path, fingerprints: set[str]) -> FileFinding:
 def _text_problem(path: Path) -> str:
     try:
         text = read_plain_text(path)
-        read = read_yaml if path.suffix == ".yaml" else json.loads
+        read = read_yaml if path.suffix == ".yaml" else parse_json
         for part in text.splitlines() if path.suffix == ".jsonl" else [text]:
             read(part)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         return f"it cannot be read: {error}"
     return ""

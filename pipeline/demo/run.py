@@ -18,6 +18,7 @@ from rich.console import Console
 
 from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.annotations.registry import read_annotations
+from mesm.datasets.plain_text import read_json
 from mesm.extractors.weights.sources import WeightSources
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
@@ -45,7 +46,7 @@ class StageClock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds = _seconds(path) if path.exists() else {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -57,6 +58,15 @@ class StageClock:
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0) + time.monotonic() - started, 1)
             publish_text(self._path, json.dumps(self.seconds))
+
+
+def _seconds(path: Path) -> dict[str, float]:
+    """Read how long stages took in earlier runs; what is no such file says nothing."""
+    try:
+        return {str(name): float(seconds) for name, seconds in read_json(path).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        say(f"note: {path} is damaged ({error}); the seconds of earlier runs are not counted")
+        return {}
 
 
 def run_demo(out: Path, videos: int, seed: int) -> None:

@@ -133,8 +133,8 @@ def plan_scene(index: int, seed: int) -> Scene:
     wanted = 3 if duration_s < 21 else 4 if duration_s < 31 else 5
     looks = _choose_looks(rng, wanted)
     actors: list[Actor] = []
-    for phases, (colour, shape) in zip(_schedule(rng, wanted, duration_s), looks, strict=False):
-        actors.append(_place(rng, colour, shape, phases, actors))
+    for phases, (colour, shape) in zip(draw_schedule(rng, wanted, duration_s), looks, strict=False):
+        actors.append(place_actor(rng, colour, shape, phases, actors))
     distractors = _distractors(rng, duration_s, {actor.colour for actor in actors})
     return Scene(
         video_id=f"demo-{index:04d}",
@@ -160,7 +160,7 @@ def _choose_looks(rng: np.random.Generator, count: int) -> list[tuple[str, str]]
     return list(zip(colours, shapes, strict=True))
 
 
-def _schedule(rng: np.random.Generator, count: int, duration_s: float) -> list[tuple[Phase, ...]]:
+def draw_schedule(rng: np.random.Generator, count: int, duration_s: float) -> list[tuple[Phase, ...]]:
     """Draw the phases of each actor, at most MAX_AT_ONCE actors on screen at any time; ordered by start."""
     busy = np.zeros(int(duration_s * 10) + 1, dtype=np.int64)
     schedule: list[tuple[Phase, ...]] = []
@@ -194,7 +194,9 @@ def _draw_kinds(rng: np.random.Generator) -> tuple[list[str], list[float]]:
     return kinds, [float(length) for length in rng.uniform(3, 6, 2)]
 
 
-def _place(rng: np.random.Generator, colour: str, shape: str, phases: tuple[Phase, ...], others: list[Actor]) -> Actor:
+def place_actor(
+    rng: np.random.Generator, colour: str, shape: str, phases: tuple[Phase, ...], others: list[Actor]
+) -> Actor:
     """Of several random tracks take the one that is least in the way of the other actors."""
     candidates = [_random_actor(rng, colour, shape, phases) for _ in range(8)]
     return min(candidates, key=lambda actor: sum(_crowding(actor, other) for other in others))
@@ -233,14 +235,19 @@ def _random_actor(rng: np.random.Generator, colour: str, shape: str, phases: tup
 
 def _distractors(rng: np.random.Generator, duration_s: float, used: set[str]) -> tuple[Actor, ...]:
     """Up to two smaller shapes that nobody asks for and that stay on screen all the time."""
-    free: dict[str, tuple[int, int, int]] = {c: COLOURS[c][0] for c in COLOURS if c not in used}
-    colours = [str(rng.choice(list(free))), str(rng.choice(list(DISTRACTOR_COLOURS)))]
+    free = [colour for colour in COLOURS if colour not in used]
+    colours = [str(rng.choice(free)), str(rng.choice(list(DISTRACTOR_COLOURS)))]
+    return small_distractors(rng, duration_s, colours)
+
+
+def small_distractors(rng: np.random.Generator, duration_s: float, colours: list[str]) -> tuple[Actor, ...]:
+    """Draw how many of the colours there are, from none to all, each as a small shape that drifts all the time."""
     found = []
-    for colour in colours[: rng.integers(0, 3)]:
+    for colour in colours[: rng.integers(0, len(colours) + 1)]:
         x, y, x_end, y_end = rng.uniform(-0.4, 0.4, 4)
         radius = rng.uniform(0.08, 0.12)
         points = ((0.0, x, y, radius, 0.0), (duration_s, x_end, y_end, radius, 1.0))
-        rgb = (free | DISTRACTOR_COLOURS)[colour]
+        rgb = COLOURS[colour][0] if colour in COLOURS else DISTRACTOR_COLOURS[colour]
         found.append(Actor(colour, str(rng.choice(list(SHAPES))), rgb, (), points))
     return tuple(found)
 
@@ -260,12 +267,13 @@ def _write_queries(rng: np.random.Generator, actors: list[Actor]) -> tuple[Scene
     kept += [events[i] for i in rng.integers(0, len(events), max(0, 4 - len(kept)))]
     queries: dict[str, SceneQuery] = {}
     for actor, kind, start_s, end_s in kept:
-        text = _sentence(rng, actor, kind, alone=colours.count(actor.colour) == 1)
+        text = sentence(rng, actor, kind, alone=colours.count(actor.colour) == 1)
         queries.setdefault(text, SceneQuery(text, kind, start_s, end_s))
     return tuple(queries.values())
 
 
-def _sentence(rng: np.random.Generator, actor: Actor, kind: str, *, alone: bool) -> str:
+def sentence(rng: np.random.Generator, actor: Actor, kind: str, *, alone: bool) -> str:
+    """Say in words what an actor does; alone: no other one has its colour, so that its shape may be left out."""
     colour = str(rng.choice(COLOURS[actor.colour][1]))
     shape = str(rng.choice(SHAPES[actor.shape]))
     form = rng.random()

@@ -27,6 +27,7 @@ import av
 import numpy as np
 
 from mesm.datasets.errors import DatasetError
+from mesm.datasets.plain_text import read_json
 from mesm.datasets.shards.publishing import remove_stale_temporaries, replace_file, write_errors
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.demo.scenes import SHAPES, Actor, Scene, plan_scene
@@ -116,17 +117,25 @@ def draw_scene(scene: Scene) -> Iterator[np.ndarray]:
 
 def write_video(scene: Scene, path: Path) -> None:
     """Draw and encode a scene as H.264 in mp4; the file appears under its name only when it is complete."""
-    replace_file(path, lambda temporary: _encode(scene, temporary))
+    write_scenes([scene], path)
 
 
-def _encode(scene: Scene, path: Path) -> None:
+def write_scenes(scenes: Sequence[Scene], path: Path, on_progress: Progress | None = None) -> None:
+    """Draw and encode scenes of one size and rate one after the other as one file; see `write_video`."""
+    replace_file(path, lambda temporary: _encode(scenes, temporary, on_progress or (lambda *_: None)))
+
+
+def _encode(scenes: Sequence[Scene], path: Path, on_progress: Progress) -> None:
+    first = scenes[0]
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=scene.fps)
-        stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
+        stream = container.add_stream("libx264", rate=first.fps)
+        stream.width, stream.height, stream.pix_fmt = first.width, first.height, "yuv420p"
         stream.codec_context.thread_count = 1
         stream.options = {"preset": "ultrafast", "crf": "23", "g": "48"}
-        for frame in draw_scene(scene):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for number, scene in enumerate(scenes, start=1):
+            for frame in draw_scene(scene):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            on_progress(number, len(scenes))
         container.mux(stream.encode())
 
 
@@ -333,7 +342,7 @@ def _claim_folder(marker: Path, seed: int) -> None:
         publish_text(marker, json.dumps(wanted) + "\n")
         return
     try:
-        found = json.loads(marker.read_text(encoding="utf-8"))
+        found = read_json(marker)
     except ValueError:
         found = "something that is not JSON"
     if found != wanted:

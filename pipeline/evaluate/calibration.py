@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.data.moments import MomentData
 from mesm.pipeline.evaluate.predict import predict
 from mesm.pipeline.evaluate.reliability import Calibration, answers_and_truth, fit
 from mesm.pipeline.run.package import CALIBRATION
-from mesm.pipeline.run.text_files import publish_text
+from mesm.pipeline.run.text_files import publish_facts, read_facts
 
 if TYPE_CHECKING:
     from mesm.pipeline.evaluate.trained import TrainedModel
@@ -34,7 +32,7 @@ def calibrate(trained: TrainedModel, data: MomentData, split: str) -> Calibratio
         )
     temperature, offset = fit(scores, right)
     found = Calibration(temperature, offset, len(scores), split, _epoch(trained))
-    publish_text(trained.folder / CALIBRATION, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+    publish_facts(trained.folder / CALIBRATION, dataclasses.asdict(found))
     return found
 
 
@@ -44,7 +42,7 @@ def read_calibration(trained: TrainedModel) -> Calibration | None:
     if not path.is_file():
         return None
     try:
-        content: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+        content = read_facts(path)
         epoch = content["epoch"]
         found = Calibration(
             float(content["temperature"]),

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mesm.datasets.plain_text import read_plain_text
+from mesm.datasets.plain_text import parse_json, read_plain_text
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.text_files import publish_text
 
@@ -105,8 +105,8 @@ def _raise_all(path: Path, problems: list[str]) -> None:
 def _read_line(line: str) -> tuple[Prediction | None, list[str]]:
     """Return the prediction, or None and what is wrong with the line."""
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(line)
+    except ValueError as error:
         return None, [f"expected one JSON object, found no valid JSON ({error})"]
     if not isinstance(record, dict):
         return None, [f"expected one JSON object, found {_shorten(record)}"]

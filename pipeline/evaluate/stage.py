@@ -18,6 +18,7 @@ from mesm.pipeline.data.splits import training_splits
 from mesm.pipeline.evaluate.calibration import calibrate as calibrate_on
 from mesm.pipeline.evaluate.calibration import read_calibration
 from mesm.pipeline.evaluate.controls import baseline_scores, control_scores, training_durations
+from mesm.pipeline.evaluate.grounding_gap import EXCHANGES, GroundingGap
 from mesm.pipeline.evaluate.metrics import Scores, evaluate_predictions
 from mesm.pipeline.evaluate.predict import predict, protocol_of
 from mesm.pipeline.evaluate.predictions import load_predictions, save_predictions
@@ -42,12 +43,16 @@ class Evaluation:
     predictions: Path
     reliability: Reliability | None = None
     """How far scores are from the share of right answers, where the run was calibrated."""
+    gap: GroundingGap | None = None
+    """What the run's own figures lose with other videos, where the controls were asked for."""
 
     def as_record(self) -> dict[str, Any]:
-        """Return everything as plain values for JSON, by name; the reliability stands with the run's own scores."""
+        """Return everything as plain values for JSON, by name; reliability and gap stand with the run's own scores."""
         record = {name: scores.as_record() for name, scores in self.scores.items()}
         if self.reliability is not None:
             next(iter(record.values()))["calibration"] = self.reliability.as_record()
+        if self.gap is not None:
+            next(iter(record.values()))["grounding_gap"] = self.gap.as_record()
         return record
 
 
@@ -92,12 +97,12 @@ def evaluate_model(
     RunDirectory(folder).write_json("evaluation.json", {r.split: r.as_record() for r in results})
     protocol = next(iter(results[0].scores.values())).protocol
     if RunDirectory(folder).metrics() or not trained.checkpoint.tensors:
-        tables = {r.split: metrics_table(r.scores) for r in results}
+        tables = {r.split: metrics_table(r.scores, r.gap) for r in results}
         measured = {r.split: r.reliability for r in results if r.reliability is not None}
         charts = [chart for split, one in measured.items() for chart in reliability_charts(split, one)]
         if measured:
             tables["Expected calibration error"] = calibration_table(measured)
-        write_run_report(folder, tables, [f"Protocol: {protocol}."], charts)
+        write_run_report(folder, tables, [f"Protocol: {protocol}.", *gap_notes(results)], charts)
     return results
 
 
@@ -138,8 +143,8 @@ def evaluate_run(
 ) -> list[Evaluation]:
     """Evaluate a run on splits (name -> queries), write its predictions, and score the baselines beside it.
 
-    controls: also score its answers when it sees nothing, and when it sees another video: what is left then was guessed
-    from the sentence and from where moments usually lie.
+    controls: also score its answers when it sees nothing, when it sees another video, and when it is asked another
+    sentence: what is left then was guessed from the sentence and from where moments usually lie.
     """
     results = []
     for split, queries in annotations.items():
@@ -150,15 +155,28 @@ def evaluate_run(
         durations = training_durations(train, trained.config, features)
         durations |= {a.video_id: data.duration(i) for i, a in enumerate(data.annotations)}
         scores = {trained.config.name: evaluate_predictions(predictions, queries, protocol_of(trained.config))}
+        gap = None
         if controls:
-            scores |= control_scores(trained, data)
+            found = control_scores(trained, data, predictions)
+            scores, gap = scores | found.rows(), found.gap
         fitted = [a for a in train if a.video_id in durations]
         scores |= baseline_scores(fitted, queries, trained.config, durations)
         say(f"{split}: {len(queries)} queries; predictions in {file}")
         calibration = read_calibration(trained)
         reliability = None if calibration is None else measure(calibration, predictions, queries)
-        results.append(Evaluation(split, scores, file, reliability))
+        results.append(Evaluation(split, scores, file, reliability, gap))
     return results
+
+
+def gap_notes(results: Sequence[Evaluation]) -> list[str]:
+    """Say what the columns of the gap are, if there are any."""
+    if all(result.gap is None for result in results):
+        return []
+    return [
+        f"Gap: the figure minus its mean over {EXCHANGES} exchanges of videos, ± its standard error (bootstrap over "
+        "videos); what a network gets from looking. Judge it beside the figure itself: answers that are nonsense for a "
+        "wrong video have a large gap."
+    ]
 
 
 def _training_queries(config: Config, place: Path) -> list[Annotation]:

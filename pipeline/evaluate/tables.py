@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mesm.pipeline.evaluate.grounding_gap import GroundingGap
 from mesm.pipeline.evaluate.metrics import HIGHLIGHT_LEVELS, Scores
 from mesm.pipeline.evaluate.reliability import Reliability
 from mesm.pipeline.report.charts import share_chart
-from mesm.pipeline.report.table import MetricsTable
+from mesm.pipeline.report.table import Figure, MetricsTable
 
 
-def metrics_table(scores: Mapping[str, Scores]) -> MetricsTable:
-    """Set several evaluations of the same queries side by side: what to call it -> its scores."""
+def metrics_table(scores: Mapping[str, Scores], gap: GroundingGap | None = None) -> MetricsTable:
+    """Set several evaluations of the same queries side by side: what to call it -> its scores.
+
+    gap: of the first of them, in columns of its own.
+    """
     figures = {name: _figures(entry) for name, entry in scores.items()}
+    if gap is not None:
+        next(iter(figures.values())).update({f"gap {name}": one for name, one in gap.gaps.items()})
     columns = tuple(dict.fromkeys(column for row in figures.values() for column in row))
     rows = [(name, tuple(row.get(column) for column in columns)) for name, row in figures.items()]
     return MetricsTable(columns, tuple(rows))
@@ -47,9 +53,9 @@ def reliability_charts(split: str, measured: Reliability) -> list[str]:
     ]
 
 
-def _figures(scores: Scores) -> dict[str, float | None]:
+def _figures(scores: Scores) -> dict[str, Figure]:
     full = scores.full
-    figures: dict[str, float | None] = {
+    figures: dict[str, Figure] = {
         column: full.r1[threshold]
         for column, threshold in zip(_moment_columns(scores), _shown_thresholds(scores), strict=True)
     }

@@ -7,7 +7,6 @@ OUT/compare.html        the tables
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.plain_text import read_json
 from mesm.model.registry import find_network
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
@@ -25,11 +25,12 @@ from mesm.pipeline.data.frames import require_videos
 from mesm.pipeline.data.splits import training_splits
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.evaluate.controls import baseline_scores, training_durations
+from mesm.pipeline.evaluate.grounding_gap import EXCHANGES
 from mesm.pipeline.evaluate.stage import HELD_BACK, read_splits
 from mesm.pipeline.experiments.costs import TrainingCosts, epoch_seconds, train_apart
 from mesm.pipeline.experiments.entrants import common_settings, own_settings
 from mesm.pipeline.experiments.figures import NetworkFigures, notes_of, table_of
-from mesm.pipeline.experiments.measure import EXCHANGES, Brief, measure
+from mesm.pipeline.experiments.measure import Brief, measure
 from mesm.pipeline.report.comparison import write_comparison_page
 from mesm.pipeline.report.table import TextTable
 from mesm.pipeline.run.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
@@ -172,7 +173,7 @@ def begin_record(workspace: Workspace, options: CompareOptions, material: Materi
 
 def _refuse_other_comparison(file: Path, record: Mapping[str, Any]) -> None:
     try:
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+        earlier = read_json(file)
         found = list(differences(earlier["conditions"], record["conditions"]))
         for name, settings in record["networks"].items():
             found += differences(earlier["networks"].get(name, settings), settings, name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
+from mesm.datasets.plain_text import read_json
+from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.checkpoint import LAST
 from mesm.pipeline.run.directory import RunDirectory
 from mesm.pipeline.run.memory import peak_memory_bytes
@@ -33,8 +34,12 @@ class TrainingCosts:
         file = run.path / COSTS_FILE
         if not file.exists():
             return cls()
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return cls(content["peak_memory_bytes"], tuple(content["continued"]))
+        try:
+            content = read_json(file)
+            peak, continued = content["peak_memory_bytes"], content["continued"]
+            return cls(None if peak is None else int(peak), tuple(map(int, continued)))
+        except (ValueError, LookupError, TypeError) as error:
+            raise PipelineError(f"{file} is damaged ({error}); delete it, and these costs are not reported") from error
 
 
 def train_apart(workspace: Workspace, out: Path, select_on: str) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mesm.pipeline.experiments.measure import ANSWERS, EXCHANGES, Brief, Measurement
+from mesm.pipeline.evaluate.grounding_gap import EXCHANGES, GAP_FIGURES
+from mesm.pipeline.experiments.measure import ANSWERS, Brief, Measurement
 from mesm.pipeline.experiments.seeds import FIGURES
-from mesm.pipeline.report.table import MISSING, TextTable
+from mesm.pipeline.report.table import MISSING, Estimate, TextTable
 
 CONTROLS = ("R1@0.5", "mIoU")
 """Figures that are shown without the video and with the wrong one, too."""
@@ -40,6 +41,8 @@ class NetworkFigures:
 
     scores: dict[str, Spread | None]
     """Per cent, by the name of the table's row."""
+    gaps: dict[str, Estimate | None]
+    """Means over the seeds of the gap to the wrong video and of its standard error, by the name of the table's row."""
     parameters: int
     epoch_seconds: float | None
     """Median over all epochs of all seeds."""
@@ -58,8 +61,12 @@ class NetworkFigures:
             scores[f"{name}, no video"] = Spread.of([m.without_video.get(FIGURES[name]) for m in measured])
         for name in CONTROLS:
             scores[f"{name}, wrong video"] = Spread.of([_mean(m.other_video, FIGURES[name]) for m in measured])
+        for name in CONTROLS:
+            others = [m.other_sentence for m in measured]
+            scores[f"{name}, other sentence"] = Spread.of([None if o is None else o.get(FIGURES[name]) for o in others])
         return cls(
             scores,
+            {f"grounding gap, {name}": _mean_gap([m.gap.get(name) for m in measured]) for name in GAP_FIGURES},
             parameters=measured[0].parameters,
             epoch_seconds=statistics.median(epoch_seconds) if epoch_seconds else None,
             answer_ms=statistics.median(m.answer_ms for m in measured),
@@ -74,6 +81,7 @@ class NetworkFigures:
         """Return the texts of the table by the names of its rows."""
         return {
             **{name: _spread_text(spread) for name, spread in self.scores.items()},
+            **{name: MISSING if gap is None else str(gap) for name, gap in self.gaps.items()},
             "parameters": f"{self.parameters:,}",
             "seconds an epoch": _text(self.epoch_seconds, "{:.2f}"),
             "milliseconds an answer": f"{self.answer_ms:.2f}",
@@ -107,8 +115,11 @@ def notes_of(seeds: Sequence[int], device: str) -> list[str]:
     return [
         spread,
         "No video: every frame is zero, which is like nothing in training. Wrong video: each video is exchanged for "
-        f"another one of the split; mean of {EXCHANGES} exchanges, as single ones differ by points. The distance to it "
-        "is what a network gets from looking.",
+        f"another one of the split; mean of {EXCHANGES} exchanges, as single ones differ by points. "
+        "Other sentence: each query is exchanged for another one about its video, where there is one.",
+        "Grounding gap: the figure minus that with the wrong video, what a network gets from looking, ± its standard "
+        "error from the choice of videos (bootstrap), mean over the seeds. Judge it beside the figure itself: answers "
+        "that are nonsense for a wrong video have a large gap.",
         "Seconds an epoch: median of the epochs' training steps, without validation. Milliseconds an answer: median "
         f"of {ANSWERS} single queries, from a batch of features to windows. Both depend on what else the machine did.",
         f"Peak memory: {memory}; the largest of all seeds.",
@@ -118,6 +129,14 @@ def notes_of(seeds: Sequence[int], device: str) -> list[str]:
 def _mean(briefs: Sequence[Brief], key: str) -> float | None:
     values = [value for brief in briefs if (value := brief.get(key)) is not None]
     return statistics.mean(values) if values else None
+
+
+def _mean_gap(gaps: Sequence[tuple[float, float | None] | None]) -> Estimate | None:
+    known = [gap for gap in gaps if gap is not None]
+    if not known or len(known) < len(gaps):
+        return None
+    errors = [error for _, error in known if error is not None]
+    return Estimate(statistics.mean(value for value, _ in known), statistics.mean(errors) if errors else None)
 
 
 def _text(value: float | None, form: str) -> str:

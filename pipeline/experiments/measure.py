@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -19,10 +18,12 @@ import numpy as np
 import torch
 
 from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.plain_text import read_json
 from mesm.model.registry import find_network
 from mesm.pipeline import __version__
 from mesm.pipeline.data.moments import MomentData
-from mesm.pipeline.evaluate.controls import scores_with
+from mesm.pipeline.evaluate.controls import control_scores
+from mesm.pipeline.evaluate.grounding_gap import EXCHANGES
 from mesm.pipeline.evaluate.metrics import evaluate_predictions
 from mesm.pipeline.evaluate.predict import answer, predict, protocol_of
 from mesm.pipeline.evaluate.predictions import save_predictions
@@ -32,8 +33,6 @@ from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
 from mesm.pipeline.workspace import Workspace
 
-EXCHANGES = 4
-"""Times that the videos are exchanged: figures of single exchanges differ by points."""
 ANSWERS, WARM_UP = 100, 10
 """Answers that are timed, one query each, and those before them that are not."""
 
@@ -50,6 +49,10 @@ class Measurement:
     """The same when every frame is zero."""
     other_video: list[Brief]
     """The same when each video is exchanged for another one of the split, once an exchange; empty for a lone video."""
+    other_sentence: Brief | None
+    """The same when each query is another one about its video, see `controls.Controls`."""
+    gap: dict[str, tuple[float, float | None]]
+    """What the figures lose by the exchanges, and its standard error; empty for a lone video."""
     parameters: int
     answer_ms: float
     """Median milliseconds from the batch of a single query to its answers."""
@@ -69,11 +72,14 @@ def measure(run: RunDirectory, workspace: Workspace, split: str, queries: Sequen
     data = load_evaluation_data(trained, queries, workspace.features)
     predictions = predict(trained.network, data, trained.config)
     save_predictions(run.path / f"predictions-{split}.jsonl", predictions)
-    exchanges = range(EXCHANGES if len(data.frames.lengths) > 1 else 0)
+    controls = control_scores(trained, data, predictions)
+    gaps = {} if controls.gap is None else controls.gap.gaps
     result = Measurement(
         figures=evaluate_predictions(predictions, queries, protocol_of(trained.config)).brief(),
-        without_video=scores_with(data.frames.blanked(), trained, data).brief(),
-        other_video=[scores_with(data.frames.exchanged(seed), trained, data).brief() for seed in exchanges],
+        without_video=controls.without_video.brief(),
+        other_video=[scores.brief() for scores in controls.other_video],
+        other_sentence=None if controls.other_sentence is None else controls.other_sentence.brief(),
+        gap={name: (gap.value, gap.error) for name, gap in gaps.items()},
         parameters=sum(parameter.numel() for parameter in trained.network.parameters()),
         answer_ms=answer_milliseconds(trained, data),
     )
@@ -126,5 +132,9 @@ def _read(file: Path, subject: Mapping[str, Any]) -> Measurement | None:
     """Return what was measured, if it was of this subject."""
     if not file.exists():
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
-    return Measurement(**content["measured"]) if content["of"] == subject else None
+    try:
+        content = read_json(file)
+        return Measurement(**content["measured"]) if content["of"] == subject else None
+    except (ValueError, LookupError, TypeError) as error:
+        say(f"note: {file} is damaged ({error}) and is measured again")
+        return None

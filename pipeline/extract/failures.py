@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mesm.datasets.plain_text import parse_json
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.publishing import held_alone
 from mesm.pipeline.run.console import say
@@ -22,9 +22,10 @@ class Failure:
     """A video that could not be extracted."""
 
     video_id: str
-    path: Path
+    path: str
+    """Where it lies: its file's path, or its address in object storage."""
     reason: str
-    """`probe`, `decode`, `timeout`, `memory`, `changed during reading`, `plan` or `name`."""
+    """`fetch`, `probe`, `decode`, `timeout`, `memory`, `changed during reading`, `plan` or `name`."""
     message: str
 
 
@@ -40,7 +41,7 @@ def record_failures(file: Path, failed: Sequence[Failure], read: set[str]) -> No
         for one in failed:
             known[one.video_id] = {
                 "video_id": one.video_id,
-                "path": str(one.path),
+                "path": one.path,
                 "reason": one.reason,
                 "message": one.message,
             }
@@ -57,10 +58,10 @@ def read_failures(file: Path) -> list[dict[str, Any]]:
     """
     try:
         # Earlier versions wrote bytes of names that are not UTF-8 as they are.
-        content = json.loads(file.read_text("utf-8", "surrogateescape"))
+        content = parse_json(file.read_text("utf-8", "surrogateescape"))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         say(f"warning: {file} is damaged and is made anew, with the failed videos of this run: {error}")
         return []
     entries = content.get("failures") if isinstance(content, dict) else None

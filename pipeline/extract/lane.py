@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -70,6 +70,14 @@ class VideoRows:
     """Frames of each of the rows after these."""
     decoder: str = ""
     missing: int = 0
+
+
+@runtime_checkable
+class Thinning(Protocol):
+    """An encoder of whose rows not all are stored."""
+
+    def thinned(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the arrays that are stored of a video's rows (n, dim); `features` are some of them."""
 
 
 class Lane(Protocol):
@@ -205,7 +213,9 @@ class EncoderLane:
         self._fetch(0)
         writer = self._join()
         for rows in self._complete:
-            writer.add(rows.video_id, {"features": self._stored(rows)}, **_record_fields(self.encoder, rows))
+            stored = self._stored(rows)
+            arrays = self.encoder.thinned(stored) if isinstance(self.encoder, Thinning) else {"features": stored}
+            writer.add(rows.video_id, arrays, **_record_fields(self.encoder, rows))
         write_point("extract:shard-complete")
         writer.publish()
         write_point("extract:shard-published")

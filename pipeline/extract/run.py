@@ -41,8 +41,9 @@ from mesm.extractors.decoding.pool import (
 )
 from mesm.extractors.decoding.resizing import apply_transform
 from mesm.extractors.decoding.source_file import SourceFile
-from mesm.extractors.errors import DecodeMemoryError, EncoderError, ProbeError
+from mesm.extractors.errors import DecodeMemoryError, EncoderError, VideoError
 from mesm.pipeline.extract.failures import FAILURES_FILE, Failure, record_failures
+from mesm.pipeline.extract.films import Films, LocalFilms
 from mesm.pipeline.extract.lane import EncoderLane, Lane, Stored
 from mesm.pipeline.extract.rows import checked_plan
 from mesm.pipeline.extract.videos import VideoItem, refuse_repeated, select_videos
@@ -81,6 +82,7 @@ def extract_videos(
     flush_rows: int = FLUSH_ROWS,
     on_progress: Callable[[int, int], None] = lambda settled, total: None,
     beside: Sequence[Lane] = (),
+    films: Films | None = None,
 ) -> ExtractionSummary:
     """Extract the features that the encoders' folders lack, decoding each video once.
 
@@ -88,6 +90,7 @@ def extract_videos(
     without a new frame after which a video is given up. `threads`: decoder threads of each of the `workers`
     processes. `flush_rows`: rows after which a shard is published. `on_progress` is told how many videos are
     settled, and of how many. `beside`: whoever takes other frames of the same decoding, such as thumbnails.
+    `films`: where the videos are had from, if not from their paths.
     Features are stored as float16, as the released ones are, unless the folder's spec says `"store": "float32"`.
 
     Raises PipelineError for ids that repeat or numbers that cannot be stored, FeatureError when a folder
@@ -109,7 +112,8 @@ def extract_videos(
             stack.callback(lane.close)
         pool = stack.enter_context(DecodePool(workers, timeout_s=timeout_s, threads=threads))
         roots = sorted({folder.path.parent for folder in folders})
-        run = _Extraction(select_videos(videos), lanes, roots, pool, torch.device(device), on_progress)
+        chosen, source = select_videos(videos), films or LocalFilms()
+        run = _Extraction(chosen, lanes, roots, pool, torch.device(device), on_progress, source)
         try:
             run.run()
         except KeyboardInterrupt:
@@ -148,6 +152,7 @@ class _Extraction:
         pool: DecodePool,
         device: torch.device,
         on_progress: Callable[[int, int], None],
+        films: Films,
     ) -> None:
         self.done = 0
         self.skipped = 0
@@ -157,12 +162,15 @@ class _Extraction:
         self._pool = pool
         self._device = device
         self._on_progress = on_progress
+        self._films = films
         self._next = 0
         self._settled = 0
         self._asked: dict[int, list[Lane]] = {}
         """Lanes that do not have a video for certain."""
         self._lacking: dict[int, list[Lane]] = {}
         """Lanes for which it is decoded."""
+        self._files: dict[int, Path] = {}
+        """Of the videos that are under way."""
         self._sources: dict[int, SourceFile] = {}
         self._routes: dict[int, list[_Route]] = {}
         self._outcomes: dict[int, Finished | Failure | None] = {}
@@ -187,30 +195,45 @@ class _Extraction:
 
     def _start_more(self) -> None:
         ahead = self._settled + LOOK_AHEAD * self._pool.workers
+        self._films.expect(self._items[self._next : ahead], self._lacks)
         while self._pool.idle > 0 and self._next < min(ahead, len(self._items)):
+            # Those under way are not kept waiting for one that is being fetched, which may wait for room of theirs.
+            if self._next > self._settled and not self._films.is_ready(self._items[self._next]):
+                break
             self._start(self._next)
             self._next += 1
+
+    def _lacks(self, item: VideoItem, source: SourceFile) -> bool:
+        return any(lane.stored(item.video_id, source) is not Stored.ALL for lane in self._lanes)
 
     def _start(self, job: int) -> None:
         item = self._items[job]
         if item.problem:
-            self._outcomes[job] = Failure(item.video_id, item.path, "name", item.problem)
+            self._refuse(job, "name", item.problem)
             return
         try:
             check_key(item.video_id)
-            source = SourceFile.of(item.path)
+            source = self._films.look(item)
+            asked = [lane for lane in self._lanes if lane.stored(item.video_id, source) is not Stored.ALL]
+            if not asked:
+                self._outcomes[job] = None
+                return
+            path = self._films.take(item)
         except FeatureError as error:
-            self._outcomes[job] = Failure(item.video_id, item.path, "name", str(error))
+            self._refuse(job, "name", str(error))
             return
-        except ProbeError as error:
-            self._outcomes[job] = Failure(item.video_id, item.path, error.reason, str(error))
+        except VideoError as error:
+            self._refuse(job, error.reason, str(error))
             return
-        asked = [lane for lane in self._lanes if lane.stored(item.video_id, source) is not Stored.ALL]
-        if not asked:
-            self._outcomes[job] = None
-            return
-        self._asked[job] = asked
-        self._pool.start(job, item.path)
+        self._asked[job], self._files[job] = asked, path
+        self._pool.start(job, path)
+
+    def _refuse(self, job: int, reason: str, message: str) -> None:
+        item = self._items[job]
+        file = self._files.pop(job, None)
+        # A file in the spool is known to nobody else.
+        shown = message if file is None else message.replace(str(file), item.place)
+        self._outcomes[job] = Failure(item.video_id, item.place, reason, shown)
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -290,13 +313,14 @@ class _Extraction:
                     lane.renew(self._items[job].video_id, source)
         self._asked.pop(job, None)
         self._routes.pop(job, None)
+        self._files.pop(job, None)
+        self._films.release(self._items[job])
         self._settled += 1
         self._on_progress(self._settled, len(self._items))
 
     def _fail(self, job: int, reason: str, error: Exception) -> None:
         self._drop(job)
-        item = self._items[job]
-        self._outcomes[job] = Failure(item.video_id, item.path, reason, str(error))
+        self._refuse(job, reason, str(error))
 
     def _drop(self, job: int) -> None:
         for lane in self._lacking.get(job, []):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,10 +24,13 @@ from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import WORD_TABLE_FILE, texts_of
 from mesm.pipeline.extract.encoders import build_text_encoder, build_video_encoders, feature_folder
 from mesm.pipeline.extract.failures import FAILURES_FILE, Failure
+from mesm.pipeline.extract.films import Films, LocalFilms, SpooledFilms
+from mesm.pipeline.extract.remote import RemoteStorage
 from mesm.pipeline.extract.run import ExtractionSummary, extract_videos
 from mesm.pipeline.extract.videos import VideoItem, collect_videos, select_videos
 from mesm.pipeline.run.console import ProgressBar, say
 from mesm.pipeline.run.memory import keep_freed_memory
+from mesm.pipeline.run.object_storage import is_address
 from mesm.pipeline.run.shown_text import one_line
 from mesm.pipeline.workspace import Workspace
 
@@ -50,11 +54,12 @@ class ExtractReport:
 
 
 def extract(
-    workspace: Workspace, videos: Path | None, sources: WeightSources, limit: int = 0, shard: str = ""
+    workspace: Workspace, videos: Path | str | None, sources: WeightSources, limit: int = 0, shard: str = ""
 ) -> ExtractReport:
     """Extract the features of every video of a folder, and of the annotations' queries, that are not there yet.
 
-    Without a folder of videos, whose features were imported perhaps, only the queries are encoded.
+    `videos`: a folder, or an address of object storage, whose films are fetched one after the other. Without it, as
+    features were imported perhaps, only the queries are encoded.
 
     limit: only that many videos, the first by name (0: all); shard: `i/n`, every n-th video from the i-th (0-based).
     """
@@ -62,16 +67,24 @@ def extract(
     queries = [] if workspace.annotation_place is None else read_all_splits(config, workspace.require_annotations())
     if videos is None:
         if not queries:
-            raise PipelineError("nothing to extract: give --videos with a folder of videos, or --annotations, or both")
+            raise PipelineError(
+                "nothing to extract: give --videos with a folder or an address of videos, or --annotations, or both"
+            )
         texts = extract_queries(config, queries, features, device, sources)
         return ExtractReport(ExtractionSummary(0, 0, [], 0, 0.0), texts, ())
-    items = select_videos(collect_videos(videos), limit=limit, shard=shard)
+    storage = RemoteStorage(str(videos)) if is_address(str(videos)) else None
+    found = storage.list_videos() if storage else collect_videos(Path(videos))
+    items = select_videos(found, limit=limit, shard=shard)
     keep_freed_memory()
     encoders = build_video_encoders(config, device, sources)
     folders = [feature_folder(features, encoder) for encoder in encoders]
     for folder in folders:
         say(f"features: {folder.path}, {len(folder)} videos there")
-    with ProgressBar("videos", len(items)) as bar:
+    with contextlib.ExitStack() as stack:
+        films: Films = LocalFilms()
+        if storage is not None:
+            films = stack.enter_context(SpooledFilms(storage, round(config.extract.spool_gib * 2**30)))
+        bar = stack.enter_context(ProgressBar("videos", len(items)))
         summary = extract_videos(
             items,
             encoders,
@@ -82,6 +95,7 @@ def extract(
             timeout_s=config.extract.timeout_s,
             flush_rows=config.extract.flush_rows,
             on_progress=lambda done, total: bar.update(done),
+            films=films,
         )
     texts = extract_queries(config, queries, features, device, sources) if queries else 0
     missing = missing_videos(queries, items) if not (limit or shard) else ()

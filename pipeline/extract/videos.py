@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,20 @@ class VideoItem:
 
     video_id: str
     path: Path
+    """Its file; of a film in object storage, the name there."""
     problem: str = ""
     """Why it cannot be extracted, whatever the file holds."""
+    address: str = ""
+    """Where it lies, if that is object storage."""
+    size: int = 0
+    """Bytes; known of objects."""
+    modified_ns: int = 0
+    """Time of the last change, in nanoseconds since 1970; known of objects, 0 where their storage does not tell."""
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for people."""
+        return self.address or str(self.path)
 
 
 def collect_videos(folder: Path) -> list[VideoItem]:
@@ -32,17 +44,23 @@ def collect_videos(folder: Path) -> list[VideoItem]:
     """
     if not folder.is_dir():
         raise PipelineError(f"{folder}: expected a folder of videos, but there is no such folder")
+    found = names_by_id(_files(folder), str(folder))
+    return [VideoItem(video_id, folder / min(found[video_id]), shared(found[video_id])) for video_id in sorted(found)]
+
+
+def names_by_id(names: Iterable[str], place: str) -> dict[str, list[str]]:
+    """Return the names of videos, by the suffixes that they have, by their ids; PipelineError when there are none."""
     found: dict[str, list[str]] = {}
     files = 0
-    for name in _files(folder):
+    for name in names:
         files += 1
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in VIDEO_SUFFIXES:
             found.setdefault(stem, []).append(name)
     if not found:
         known = " ".join(sorted(VIDEO_SUFFIXES))
-        raise PipelineError(f"{folder} holds no video among its {files} files; known suffixes: {known}")
-    return [VideoItem(video_id, folder / min(found[video_id]), _shared(found[video_id])) for video_id in sorted(found)]
+        raise PipelineError(f"{place} holds no video among its {files} files; known suffixes: {known}")
+    return found
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -64,7 +82,8 @@ def _files(folder: Path) -> Iterator[str]:
                     yield f"{below}{entry.name}"
 
 
-def _shared(names: Sequence[str]) -> str:
+def shared(names: Sequence[str]) -> str:
+    """Return what is wrong with several files of one id; empty for one file."""
     if len(names) == 1:
         return ""
     listed = ", ".join(map(one_line, sorted(names)))

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mesm.datasets.plain_text import parse_json, read_plain_text
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.ground.answers import Evidence, FoundMoment
 
@@ -72,15 +73,15 @@ def answers_csv(moments: Iterable[FoundMoment], header: bool = True) -> str:
 def read_answer_lines(path: Path) -> list[FoundMoment]:
     """Read lines of JSON back; PipelineError names the file and the line that is none of ours."""
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise PipelineError(f"{path} is no text in UTF-8: expected lines of JSON, as ground --json prints") from error
+        lines = read_plain_text(path).split("\n")
+    except ValueError as error:
+        raise PipelineError(f"{path}: {error}; lines of JSON are what ground --json prints") from error
     return [_read_line(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _read_line(line: str, place: str) -> FoundMoment:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         found = FoundMoment(
             Path(record["file"]),
             float(record["start_s"]),
@@ -96,7 +97,7 @@ def _read_line(line: str, place: str) -> FoundMoment:
             tuple(map(str, record.get("notes", []))),
             dict(record.get("method", {})),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PipelineError(
             f"{place}: expected one moment as JSON with file, start_s and end_s ({type(error).__name__}: {error})"
         ) from error

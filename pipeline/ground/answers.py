@@ -91,13 +91,18 @@ UNTRAINED = "untrained: meaningless"
 NO_MATCH = "no confident match"
 """Note of answers that stand out no more than those to sentences that fit any picture."""
 
+HEARD_WORDS = "spoken, transcribed"
+"""Kind of evidence: words that a network heard, where no subtitles say them."""
+
 
 @dataclass(frozen=True)
 class Evidence:
     """What an answer rests on."""
 
     kind: str
-    """`picture` (frames that fit the sentence), `words` (what is said), `network` (a trained network)."""
+    """`picture` (frames that fit the sentence), `words` (of subtitles), `spoken, transcribed` (words that a network
+    heard), `network` (a trained network), `verified` or `refuted` (the probability of yes, by a model that was asked
+    whether the moment shows it)."""
     score: float
     """In the unit of its kind."""
     text: str = ""

@@ -35,6 +35,8 @@ WHOLE = 2.0
 """Training lengths up to which a video is not cut."""
 AT_BORDER = 0.04
 """Share of a piece within which a window that ends there may have been cut off."""
+SALIENT = 2.0
+"""How much a deviation of saliency counts beside the logarithm of a network's score."""
 JOINED_SHARE = 0.5
 """A part of a long moment scores at least so much of its piece's best window."""
 
@@ -76,10 +78,9 @@ class Pieces:
         return np.column_stack([rows, scores, np.full(len(rows), number)])
 
     def comparable(self, windows: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-        """Weigh the scores of windows (n, 4) by one rule for the whole video: how salient their rows are in it, (n, 4).
+        """Weigh the scores of windows (n, 3) by one rule for the whole video: how salient their rows are in it, (n, 3).
 
-        saliency: (rows,). A network trained on videos that show what is asked has a sure answer for every piece; the
-        logistic of the mean saliency inside, standardised by the whole video's, tells the pieces apart.
+        saliency: (rows,). A network trained on videos that show what is asked has a sure answer for every piece.
         """
         deviation = float(saliency.std())
         if deviation == 0.0:
@@ -89,7 +90,7 @@ class Pieces:
         sums = np.concatenate([[0.0], np.cumsum(saliency, dtype=np.float64)])
         inside = (sums[ends] - sums[starts]) / (ends - starts)
         weighed = windows.copy()
-        weighed[:, 2] /= 1 + np.exp(-(inside - saliency.mean(dtype=np.float64)) / deviation)
+        weighed[:, 2] = weigh(windows[:, 2], (inside - saliency.mean(dtype=np.float64)) / deviation)
         return weighed
 
     def settle(self, windows: np.ndarray) -> np.ndarray:
@@ -123,6 +124,17 @@ class Pieces:
         np.maximum.at(joined[:, 1], group, windows[:, 1])
         joined[:, 2] = np.bincount(group, windows[:, 2], len(found)) / count
         return joined
+
+
+def weigh(scores: np.ndarray, salient: np.ndarray) -> np.ndarray:
+    """Return scores (n,) by which windows of different pieces, or films, are ranked: between 0 and 1.
+
+    salient: (n,), the mean saliency inside each window, standardised over all rows that were looked at. The result is
+    the logistic of log(score) + 2 salient: an answer that is one deviation more salient may be 7 times less sure.
+    """
+    with np.errstate(divide="ignore"):
+        odds = np.log(scores) + SALIENT * salient
+    return np.asarray(1 / (1 + np.exp(-odds.clip(-700, 700))))
 
 
 def _best_of_each(piece: np.ndarray, wanted: np.ndarray) -> dict[int, int]:

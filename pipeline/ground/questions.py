@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mesm.datasets.annotations.records import read_text
+from mesm.datasets.plain_text import parse_json
 from mesm.pipeline.config.errors import PipelineError
 
 WITHOUT = 0.5
@@ -63,8 +63,8 @@ def read_questions(file: Path) -> list[str]:
 
 def _query_of(line: str, place: str) -> str:
     try:
-        query = json.loads(line)["query"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        query = parse_json(line)["query"]
+    except (ValueError, KeyError, TypeError) as error:
         raise PipelineError(f"{place}: expected a JSON object with `query`, found {line[:60]}") from error
     if not isinstance(query, str) or not query.strip():
         raise PipelineError(f"{place}: expected a sentence as `query`, found {query!r:.60}")

@@ -231,7 +231,7 @@ class MomentRetriever:
                 saliency[part] += stretch(shown[: len(rows)], pieces.size)
                 count[part] += 1
         saliency /= count
-        settled = pieces.settle(pieces.comparable(np.concatenate(found), saliency))
+        settled = pieces.comparable(pieces.settle(np.concatenate(found)), saliency)
         return merge_windows(settled * (video.row_s, video.row_s, 1.0), video.duration_s), saliency
 
     def ground_many(self, video: EncodedVideo, queries: Sequence[str], top_k: int = 5) -> Iterator[GroundingResult]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.metadata
-import json
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -30,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mesm.datasets.plain_text import read_plain_text
+from mesm.datasets.plain_text import read_json
 from mesm.datasets.shards.publishing import held_alone
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.extractors.encoders.registry import ENCODERS
@@ -42,10 +41,11 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import Config, to_plain
 from mesm.pipeline.data.text_kinds import text_kind
-from mesm.pipeline.data.texts import find_counts, make_unknown_vector
+from mesm.pipeline.data.texts import WORD_TABLE_FILE, find_counts, make_unknown_vector
 from mesm.pipeline.importers.published_names import our_name
 from mesm.pipeline.importers.recognition import NETWORK_OF, network_name, setting_of
 from mesm.pipeline.importers.tables import vocabulary_of_training, without_tables
+from mesm.pipeline.importers.word_order import VECTORS, words_inside
 from mesm.pipeline.run.checkpoint import BEST
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.directory import RunDirectory
@@ -73,12 +73,14 @@ def import_checkpoint(
     trust_pickle: bool = False,
     setting: str | None = None,
     annotations: Path | None = None,
+    word_vectors: Path | None = None,
 ) -> RunDirectory:
     """Write a run directory from a released checkpoint, and return it.
 
     opt: the `opt.json` beside it, to check against; setting: shipped configuration, by default recognised from the
     parameters (Charades-CG's network is that of Charades-STA and has to be named); annotations: where the published
-    counts of words are. Raises PipelineError for a file that is no such checkpoint, that needs pickle without
+    counts of words are, or the queries whose words' vectors the checkpoint holds; word_vectors: the table that these
+    were taken from. Raises PipelineError for a file that is no such checkpoint, that needs pickle without
     `trust_pickle`, or whose tensors are not exactly those of the setting, all of which are listed.
     """
     content = read_released(source, trust_pickle)
@@ -88,6 +90,7 @@ def import_checkpoint(
     _check_options(_options(content, opt), sizes, opt)
     tensors = without_tables(tensors, config.model, source)
     state = _translate(tensors, config.model, sizes, source)
+    words = words_inside(tensors, config, annotations, word_vectors) if VECTORS in tensors else None
     vocabulary = _vocabulary(config, annotations)
     run = RunDirectory(out)
     digest = file_sha256(source)
@@ -98,11 +101,13 @@ def import_checkpoint(
     with held_alone(out):
         _refuse_other_run(run, digest)
         run.write_text("config.yaml", config.to_yaml())
+        if words is not None:
+            words.save(run.path / WORD_TABLE_FILE)
         run.save(
             BEST, {f"model.{name}": value for name, value in state.items()}, _meta(config, sizes, vocabulary, imported)
         )
     say(f"{source.name}: {config.name}, {sum(v.numel() for v in state.values()):,} parameters, written to {out}")
-    if text_kind(config.features.text.encoder).is_table:
+    if text_kind(config.features.text.encoder).is_table and words is None:
         say("its word vectors are not in the checkpoint: evaluation reads glove.safetensors beside the features")
     return run
 
@@ -163,13 +168,15 @@ def _refusal(source: Path, error: pickle.UnpicklingError, trusted: bool) -> str:
 
 def _model_tensors(content: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
     """Return the network's tensors as float32, without those of the text encoder."""
-    model = content.get("model")
+    model = content.get("model", content.get("state_dict"))
     if model is None and content and all(isinstance(value, Tensor) for value in content.values()):
         # The bare state of a network, as that of MSAT was released.
         model = content
     named = isinstance(model, Mapping) and all(isinstance(name, str) for name in model)
     if not named or not model or not all(isinstance(value, Tensor) for value in model.values()):
-        raise PipelineError(f"{source} has no `model` with tensors by name; it holds {', '.join(map(str, content))}")
+        raise PipelineError(
+            f"{source} has no `model` or `state_dict` with tensors by name; it holds {', '.join(map(str, content))}"
+        )
     if problem := tensors_problem(model):
         raise PipelineError(f"{source} cannot be used: {problem}")
     # As they will be used: a number that is finite in a file may be none in a narrower type.
@@ -259,8 +266,8 @@ def _options(content: Mapping[str, Any], opt: Path | None) -> _Options | None:
     """Read the width of the frames from `opt.json`, or else from the checkpoint's own options."""
     if opt is not None:
         try:
-            stored = json.loads(read_plain_text(opt))
-        except (OSError, ValueError, RecursionError) as error:
+            stored = read_json(opt)
+        except (OSError, ValueError) as error:
             raise PipelineError(f"{opt} cannot be read as JSON: {error}") from error
         width = stored.get("v_feat_dim") if isinstance(stored, dict) else None
         if not isinstance(width, int):
@@ -300,7 +307,7 @@ def _translate(tensors: Mapping[str, Tensor], network: NetworkConfig, sizes: Siz
             unused += 1
         elif ours not in expected or ours in state:
             unknown.append(name)
-        elif tuple(value.shape) != expected[ours]:
+        elif (value := _without_unit_axes(value, expected[ours])).shape != expected[ours]:
             shapes.append(f"{name} {list(value.shape)}, expected {list(expected[ours])}")
             state[ours] = value
         else:
@@ -315,6 +322,13 @@ def _translate(tensors: Mapping[str, Tensor], network: NetworkConfig, sizes: Siz
     return state
 
 
+def _without_unit_axes(value: Tensor, expected: tuple[int, ...]) -> Tensor:
+    """Drop last axes of one number that `expected` has not: a linear layer may be published as a convolution."""
+    while value.dim() > len(expected) and value.shape[-1] == 1:
+        value = value.squeeze(-1)
+    return value
+
+
 def _vocabulary(config: Config, annotations: Path | None) -> Vocabulary:
     """Return the published vocabulary of the setting, or one of the same size without words."""
     text = config.features.text
@@ -322,7 +336,7 @@ def _vocabulary(config: Config, annotations: Path | None) -> Vocabulary:
     if text.vocabulary == "all" and annotations is not None:
         return vocabulary_of_training(config, annotations)
     # Without a vector for unknown words (Charades), the published counts are those of the table of word vectors.
-    if annotations is None or (kind.is_table and text.unknown_words == "drop"):
+    if annotations is None or (kind.is_table and text.unknown_words != "vector"):
         return Vocabulary((), text.vocabulary_size, *kind.markers)
     path = find_counts(annotations, kind.counts_file)
     if path is None:

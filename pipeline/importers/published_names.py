@@ -55,6 +55,24 @@ _QUERY_LAYER = (
     (r"\.(linear[12]|norm[12])\.", r".feed_forward.\1."),
 )
 
+_ELASTIC_LAYER = (
+    (r"\.dense\.0\.conv1d\.", r".inner."),
+    (r"\.dense\.2\.conv1d\.", r".outer."),
+    (r"\.guide\.conv_layers\.0\.weight", r".guide.near"),
+    (r"\.guide\.conv_layers\.1\.", r".guide.mix."),
+    (r"\.conv1d\.", r"."),
+)
+_FUSER = (
+    (r"\.cq_attention\.w4C", r".context_weight"),
+    (r"\.cq_attention\.w4Q", r".query_weight"),
+    (r"\.cq_attention\.w4mlu", r".product_weight"),
+    (r"\.cq_attention\.cqa_linear\.conv1d\.", r".attended."),
+    (r"\.cq_concat\.weighted_pool\.weight", r".pool_weight"),
+    (r"\.cq_concat\.conv1d\.conv1d\.", r".joined."),
+)
+_PREDICTOR = ((r"\.(start|end)_block\.(\d)\.conv1d\.", r".\1_head.\2."), (r"\.dense_output\.conv1d\.", r".output."))
+_RANKER = ((r"\.encoders\.0\.", r".convolution."), (r"\.predictor\.", r".head."))
+
 Rules = tuple[tuple[str, str], ...]
 Prefixes = tuple[tuple[str, str, Rules], ...]
 """(published prefix, our prefix, rules for what follows it)."""
@@ -80,7 +98,22 @@ _ANCHORED: Prefixes = (
     ("global_rep_token", "global_token", ()),
     ("global_rep_pos", "global_position", ()),
 )
+_FRAME_LAYERS = ("f2f", "w2w", "f2w", "w2f", "v2v", "vq2q")
+_PROPOSAL_LAYERS = ("p2p", "p2w", "w2p", "s2s", "pq2q")
+_ELASTIC: Prefixes = (
+    ("embedding_net.word_emb.unk_vec", "unknown_word", ()),
+    ("embedding_net.linear.conv1d.", "word_projection.", ()),
+    ("video_affine.linear.conv1d.", "video_projection.", ()),
+    *((f"encoder.{name}.layers.0.", f"frame_side.{name}.", _ELASTIC_LAYER) for name in _FRAME_LAYERS),
+    *((f"encoder.{name}.layers.0.", f"proposal_side.{name}.", _ELASTIC_LAYER) for name in _PROPOSAL_LAYERS),
+    ("fuser1.", "frame_fuser.", _FUSER),
+    ("fuser2.", "proposal_fuser.", _FUSER),
+    ("highlight_layer.conv1d.conv1d.", "highlight_head.", ()),
+    ("predictor.", "predictor.", _PREDICTOR),
+    ("ranker.", "ranker.", _RANKER),
+)
 PREFIXES: dict[str, Prefixes] = {
+    "emb": _ELASTIC,
     "mesm": (
         *_ANCHORED,
         ("enhance_encoder.t2v_encoder.layers.", "frame_word.layers.", _CROSS_LAYER),
@@ -125,10 +158,14 @@ PREFIXES: dict[str, Prefixes] = {
 UNUSED_PREFIXES = (
     "txt_position_embed.",
     "ss_reconstructor.output_sent_proj.",
+    "embedding_net.char_emb.",
+    "embedding_net.word_emb.pad_vec",
+    "embedding_net.word_emb.glove_vec",
+    "position.pe",
     "bert_layer.vlbert.visual_1x1_text.",
     "bert_layer.vlbert.mplug.itm_head.",
 )
-"""Parameters that the published networks hold but never use: they get no gradient and have no place here."""
+"""What the published networks hold but never use, or is no parameter (word vectors, positions): no place here."""
 
 
 def our_name(published: str, network: str = "mesm") -> str | None:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mesm.model.network_config import NetworkConfig, Sizes
+from mesm.model.network_config import TEMPORAL_COLUMNS, NetworkConfig, Sizes
+from mesm.model.networks.emb import EmbConfig
 from mesm.model.networks.mesm import MesmConfig, MesmLosses
 from mesm.model.networks.moment_detr import MomentDetrConfig
-from mesm.model.networks.msat import TEMPORAL_COLUMNS, MsatConfig
+from mesm.model.networks.msat import MsatConfig
 from mesm.model.networks.qd_detr import QdDetrConfig
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.importers.published_names import unknown_names
@@ -20,6 +21,7 @@ TELLING: dict[str, tuple[str, ...]] = {
     "mesm": ("ss_reconstructor.", "enhance_encoder."),
     "qd-detr": ("transformer.t2v_encoder.", "saliency_proj1."),
     "moment-detr": ("transformer.decoder.layers.0.multihead_attn.", "saliency_proj.weight"),
+    "emb": ("encoder.f2f.layers.0.guide.", "fuser1.cq_attention."),
     "msat": ("bert_layer.vlbert.word_mapping.", "bert_layer.final_mlp_3."),
 }
 """By network, beginnings of names that it has; of the first network any, of the others all must be there."""
@@ -112,6 +114,18 @@ def moment_detr_of(shapes: Shapes, **switches: object) -> tuple[MomentDetrConfig
     return config, _widths(sizes)
 
 
+def emb_of(shapes: Shapes, **switches: object) -> tuple[EmbConfig, Sizes]:
+    """Work out EMB and its sizes from the names and shapes of its published parameters."""
+    config = EmbConfig(dim=_elastic_widths(shapes)[0], **switches)  # type: ignore[arg-type]
+    return config, _elastic_widths(shapes)[1]
+
+
+def _elastic_widths(shapes: Shapes) -> tuple[int, Sizes]:
+    sizes = {name: tuple(shape) for name, shape in shapes.items()}
+    dim, video_dim, _ = sizes["video_affine.linear.conv1d.weight"]
+    return dim, Sizes(video_dim + TEMPORAL_COLUMNS, sizes["embedding_net.linear.conv1d.weight"][1], 0)
+
+
 def msat_of(shapes: Shapes, **switches: object) -> tuple[MsatConfig, Sizes]:
     """Work out MSAT and its sizes from the names and shapes of its published parameters and buffers.
 
@@ -155,6 +169,7 @@ NETWORK_OF: dict[str, Callable[..., tuple[NetworkConfig, Sizes]]] = {
     "mesm": mesm_of,
     "qd-detr": qd_detr_of,
     "moment-detr": moment_detr_of,
+    "emb": emb_of,
     "msat": msat_of,
 }
 """By network: what works it out from its parameters."""
@@ -194,4 +209,6 @@ def setting_of(network: str, shapes: Shapes) -> str:
     """Name the setting that parameters of a network are likeliest of: those of the baselines were released for one."""
     if network == "msat":
         return grid_setting(shapes)
+    if network == "emb":
+        return "charades-i3d-glove-emb"
     return recognise(shapes).name if network == "mesm" else f"qvhighlights-clip-slowfast-{network}"

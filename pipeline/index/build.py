@@ -13,6 +13,7 @@ from mesm.extractors.contracts import VideoEncoder
 from mesm.extractors.errors import ProbeError
 from mesm.pipeline.extract.run import extract_videos
 from mesm.pipeline.extract.videos import VideoItem
+from mesm.pipeline.index.adaptive import LASTS
 from mesm.pipeline.index.catalogue import BrokenFile, IndexedFile
 from mesm.pipeline.index.matrix import row_norms
 from mesm.pipeline.index.pictures import PictureLane
@@ -49,6 +50,10 @@ class IndexReport:
     gone: list[Path] = field(default_factory=list)
     """Files that lie no more where they lay."""
     pruned: int = 0
+    rows: int = 0
+    """Rows of the films that were decoded now."""
+    stored: int = 0
+    """Those of them that are stored: all, or those that differ from the one before."""
 
 
 def add_files(
@@ -64,7 +69,7 @@ def add_files(
     Waits while another run adds to the index. Raises PipelineError when a place is not there; a broken file is in the
     report and stops nobody. An interrupt keeps what is complete.
     """
-    with _only_writer(index.path):
+    with only_writer(index.path):
         finish_films(index)
         plan = make_plan(places, index.catalogue.files())
         report = IndexReport(unchanged=len(plan.unchanged), gone=plan.gone)
@@ -84,7 +89,7 @@ def add_files(
 
 def remove(index: IndexStore, place: Path) -> int:
     """Forget a file, or all files of a folder; returns how many."""
-    with _only_writer(index.path):
+    with only_writer(index.path):
         path = Path(place).absolute()
         paths = [one for one in index.catalogue.files() if one == path or path in one.parents]
         paths += [one.path for one in index.catalogue.failures() if one.path == path or path in one.path.parents]
@@ -161,6 +166,9 @@ class _Round:
         for film in ready:
             first, *copies = self._waiting.pop(film)
             self._report.encoded += 1
+            arrays = self._index.folder.read(film)
+            self._report.stored += len(arrays["features"])
+            self._report.rows += int(arrays[LASTS].sum()) if LASTS in arrays else len(arrays["features"])
             self._report.known += len(copies)
             for file in (first, *copies):
                 self._enter_file(film, file)
@@ -186,7 +194,7 @@ def _broken(file: ListedFile, reason: str, message: str) -> BrokenFile:
     return BrokenFile(file.path, file.size, file.modified_ns, reason, message)
 
 
-class _only_writer:  # noqa: N801 - reads as a statement
+class only_writer:  # noqa: N801 - reads as a statement
     """Wait until nobody else adds to an index, and say so."""
 
     def __init__(self, path: Path) -> None:

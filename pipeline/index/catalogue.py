@@ -22,6 +22,10 @@ from mesm.pipeline.config.errors import PipelineError
 
 CATALOGUE_FILE = "catalogue.sqlite"
 VERSION = 1
+TRANSCRIBED = "transcribed by "
+"""Sources of cues that a network heard begin with this."""
+HEARD = "heard "
+"""Names of facts that say how far a film was heard; its id follows."""
 BUSY_S = 60.0
 """Seconds for which a writer waits for another one."""
 
@@ -182,11 +186,33 @@ class Catalogue:
             )
             self._connection.execute("DELETE FROM failures WHERE path = ?", (os.fsencode(file.path),))
             if cues is not None:
-                self._connection.execute("DELETE FROM cues WHERE film = ?", (file.film_id,))
-                self._connection.executemany(
-                    "INSERT INTO cues(film, start_s, end_s, text, source) VALUES (?, ?, ?, ?, ?)",
-                    [(file.film_id, cue.start_s, cue.end_s, cue.text, cue.source) for cue in cues],
-                )
+                # What was heard stays where there are no subtitles, and makes way for them.
+                self._remove_cues(file.film_id, heard=bool(cues))
+                self._insert_cues(file.film_id, cues)
+
+    def add_transcript(self, film: str, cues: Sequence[Cue], state: bytes, anew: bool = False) -> None:
+        """Keep what was heard of a film, and how far it was heard; anew: in place of what was heard before."""
+        with self.writing():
+            if anew:
+                self._connection.execute("DELETE FROM cues WHERE film = ? AND source GLOB ?", (film, f"{TRANSCRIBED}*"))
+            self._insert_cues(film, cues)
+            self._connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (HEARD + film, state))
+
+    def transcript(self, film: str) -> bytes | None:
+        """Return how far a film was heard, as `add_transcript` was told; None when it was not."""
+        return self.fact(HEARD + film)
+
+    def _remove_cues(self, film: str, heard: bool) -> None:
+        kept = "" if heard else f" AND source NOT GLOB '{TRANSCRIBED}*'"
+        self._connection.execute(f"DELETE FROM cues WHERE film = ?{kept}", (film,))
+        if heard:
+            self._connection.execute("DELETE FROM facts WHERE name = ?", (HEARD + film,))
+
+    def _insert_cues(self, film: str, cues: Sequence[Cue]) -> None:
+        self._connection.executemany(
+            "INSERT INTO cues(film, start_s, end_s, text, source) VALUES (?, ?, ?, ?, ?)",
+            [(film, cue.start_s, cue.end_s, cue.text, cue.source) for cue in cues],
+        )
 
     def add_failures(self, broken: Iterable[BrokenFile]) -> None:
         """Keep which files could not be read."""
@@ -213,6 +239,7 @@ class Catalogue:
             ]
             for table, key in (("films", "id"), ("thumbnails", "film"), ("cues", "film")):
                 self._connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", [(film,) for film in gone])
+            self._connection.executemany("DELETE FROM facts WHERE name = ?", [(HEARD + film,) for film in gone])
         return gone
 
     def files(self) -> dict[Path, IndexedFile]:

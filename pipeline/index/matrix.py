@@ -16,6 +16,7 @@ import torch
 
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.shards.headers import ArrayPlace, ShardHeader
+from mesm.pipeline.index.adaptive import LASTS
 
 BLOCK_ROWS = 65536
 """Rows that are multiplied at a time, while the next ones are read from the disk."""
@@ -29,17 +30,20 @@ class _Run:
     place: ArrayPlace
     """Of all their rows together."""
     first: int
-    """Row of the matrix."""
+    """Number of their first row among those that are stored."""
 
 
 class RowMatrix:
-    """All rows (N, D) of the films of an index, film by film."""
+    """All rows (N, D) of the films of an index, film by film.
+
+    Rows that were left out as alike (`mesm.pipeline.index.adaptive`) are repeated: every film has a row for each time.
+    """
 
     def __init__(self, folder: FeatureFolder, norms: Mapping[str, np.ndarray]) -> None:
-        """Map the vectors of films of a folder; norms: the lengths (rows,) of each film's rows."""
+        """Map the vectors of films of a folder; norms: the lengths (stored,) of each film's stored rows."""
         self.films: list[str] = []
         self._runs: list[_Run] = []
-        starts, lengths = [0], []
+        starts, lengths, lasts = [0], [], []
         for header, films in _films_by_shard(folder, norms):
             mapped = _map(header)
             for run in _adjacent(header, films):
@@ -50,6 +54,13 @@ class RowMatrix:
                 self.films += run
                 starts += (starts[-1] + np.cumsum(rows)).tolist()
                 lengths += [norms[film] for film in run]
+                lasts += [_lasts(mapped, header, film) for film in run]
+        self._stored: np.ndarray | None = None
+        """(N,): number of the stored row that stands for each row, where some were left out."""
+        if any(one is not None for one in lasts):
+            of_row = [np.ones(len(n), np.uint8) if one is None else one for one, n in zip(lasts, lengths, strict=True)]
+            self._stored = np.repeat(np.arange(starts[-1], dtype=np.int32), np.concatenate(of_row))
+            starts = np.cumsum([0, *(int(one.sum()) for one in of_row)]).tolist()
         self.starts = np.array(starts)
         """(films + 1,): the first row of each film, and the number of rows."""
         self._lengths = np.maximum(np.concatenate(lengths) if lengths else np.zeros(0, np.float32), 1e-12)
@@ -64,7 +75,7 @@ class RowMatrix:
 
     def scores(self, wanted: np.ndarray) -> np.ndarray:
         """Return the dot product of every normalised row with a vector (D,): (N,) float32."""
-        scores = np.empty(len(self), np.float32)
+        scores = np.empty(len(self._lengths), np.float32)
         for run in self._runs:
             vector = torch.from_numpy(wanted.astype(run.place.dtype))
             rows = torch.from_numpy(_array(run))
@@ -72,10 +83,17 @@ class RowMatrix:
                 _read_ahead(run, start + BLOCK_ROWS)
                 part = torch.mv(rows[start : start + BLOCK_ROWS], vector).float().numpy()
                 scores[run.first + start : run.first + start + len(part)] = part
-        return scores / self._lengths
+        scores /= self._lengths
+        return scores if self._stored is None else scores[self._stored]
 
     def rows(self, first: int, end: int) -> np.ndarray:
         """Return some rows of one film, normalised: (end - first, D) float32."""
+        if self._stored is None:
+            return self._stored_rows(first, end)
+        stored = self._stored[first:end]
+        return self._stored_rows(int(stored[0]), int(stored[-1]) + 1)[stored - stored[0]]
+
+    def _stored_rows(self, first: int, end: int) -> np.ndarray:
         number = np.searchsorted([run.first for run in self._runs], first, side="right") - 1
         run = self._runs[int(number)]
         rows = _array(run)[first - run.first : end - run.first].astype(np.float32)
@@ -84,11 +102,14 @@ class RowMatrix:
     def mean(self) -> np.ndarray:
         """Return the mean of all normalised rows, (D,) float64."""
         total: np.ndarray | float = 0.0
+        counts = None if self._stored is None else np.bincount(self._stored, minlength=len(self._lengths))
         for run in self._runs:
             rows = _array(run)
             for start in range(0, len(rows), BLOCK_ROWS // 16):
-                end = min(start + BLOCK_ROWS // 16, len(rows))
-                total = total + self.rows(run.first + start, run.first + end).sum(0, dtype=np.float64)
+                first, end = run.first + start, run.first + min(start + BLOCK_ROWS // 16, len(rows))
+                some = self._stored_rows(first, end)
+                some = some if counts is None else some * counts[first:end, None]
+                total = total + some.sum(0, dtype=np.float64)
         return np.asarray(total) / max(len(self), 1)
 
 
@@ -122,6 +143,12 @@ def _map(header: ShardHeader) -> mmap.mmap:
     # A private mapping is one that torch takes without a complaint; nobody writes into it.
     with open(header.path, "rb") as stream:
         return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+def _lasts(mapped: mmap.mmap, header: ShardHeader, film: str) -> np.ndarray | None:
+    """Return how many rows each stored one of a film stands for (stored,); None where all are stored."""
+    place = header.entries[film].arrays.get(LASTS)
+    return None if place is None else np.ndarray(place.shape, place.dtype, buffer=mapped, offset=place.start)
 
 
 def _array(run: _Run) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from mesm.extractors.errors import VideoError
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.ground.answers import EncodedVideo, Evidence, FoundMoment, GroundingResult
+from mesm.pipeline.ground.pieces import weigh
 from mesm.pipeline.ground.questions import Question
 from mesm.pipeline.index.search import Filter, SearchResult, files_of, present_file
 from mesm.pipeline.index.store import IndexStore
@@ -60,7 +61,7 @@ def search_by_network(
         for film, (file, state) in here.items():
             yield index.encoded_film(file.path, film, films[film].duration_s), (state,) if state else ()
 
-    moments, cut = _ranked(videos(), retriever, question, count)
+    moments, cut = rank_films(videos(), retriever, question, count)
     return SearchResult(question.name, moments, True, cut, len(here), {}, _thumbnails(index, moments))
 
 
@@ -81,17 +82,20 @@ def look_again(
             except VideoError as error:
                 say(f"failed: {file}: {error}")
 
-    moments, cut = _ranked(videos(), retriever, question, count)
+    moments, cut = rank_films(videos(), retriever, question, count)
     with_evidence = [
         replace(moment, evidence=(*moment.evidence, *_evidence_of(moment, first.moments))) for moment in moments
     ]
     return replace(first, moments=with_evidence, words_cut=cut, alike={}, thumbnails=_thumbnails(index, with_evidence))
 
 
-def _ranked(
+def rank_films(
     videos: Iterable[tuple[EncodedVideo, tuple[str, ...]]], retriever: MomentRetriever, question: Question, count: int
 ) -> tuple[list[FoundMoment], bool]:
-    """Return the best moments of films, and whether the question was cut."""
+    """Return the best moments of films, with what is to be noted of each film, and whether the question was cut.
+
+    PipelineError for an empty question.
+    """
     looked = []
     for video, notes in videos:
         result = retriever.ground(video, question.text, MOMENTS_OF_FILM)
@@ -107,7 +111,7 @@ def _ranked(
             start = min(int(moment.start_s / one.result.row_s), one.rows - 1)
             end = max(start + 1, min(one.rows, int(np.ceil(moment.end_s / one.result.row_s))))
             salient = ((sums[end] - sums[start]) / (end - start) - mean) / deviation
-            score = moment.score / (1 + float(np.exp(-salient)))
+            score = float(weigh(np.array([moment.score]), np.array([salient]))[0])
             found.append(
                 FoundMoment(
                     one.file,

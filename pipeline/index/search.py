@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mesm.datasets.plain_text import parse_json
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.data.prompts import GENERIC
-from mesm.pipeline.ground.answers import NO_MATCH, UNTRAINED, Evidence, FoundMoment
+from mesm.pipeline.ground.answers import HEARD_WORDS, NO_MATCH, UNTRAINED, Evidence, FoundMoment
 from mesm.pipeline.ground.questions import Question
 from mesm.pipeline.index.catalogue import Film, IndexedFile
 from mesm.pipeline.index.matrix import RowMatrix
@@ -113,14 +114,23 @@ def generic_peak(index: IndexStore, grounder: ZeroShot) -> float:
         return 0.0
     content = f"{len(matrix)} rows of {len(matrix.films)} films, {index.folder.fingerprint}"
     stored = index.catalogue.fact(NOTED_FACT)
-    if stored is not None and (noted := json.loads(stored))["content"] == content:
-        return float(noted["peak"])
+    if stored is not None and (noted := _noted(stored)) is not None and noted[0] == content:
+        return noted[1]
     everything = np.ones(len(matrix.films), bool)
     peaks = [
         _peak(matrix, matrix.scores(direction), everything, index.facts.row_s)
         for direction in grounder.generic_directions()
     ]
     return float(np.percentile(peaks, CONFIDENT))
+
+
+def _noted(stored: bytes) -> tuple[str, float] | None:
+    """Read what `note_generic_peak` kept; None when it is damaged, as it can be found again."""
+    try:
+        content = parse_json(stored.decode())
+        return str(content["content"]), float(content["peak"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def note_generic_peak(index: IndexStore, grounder: ZeroShot) -> None:
@@ -161,7 +171,10 @@ def _merge(
     for rank, hit in enumerate(seen):
         hits.append(_Hit(hit.film, hit.start_s, hit.end_s, 1 / (RANK_OFFSET + rank), "fused", hit.evidence, hit.alike))
     for rank, said in enumerate(spoken):
-        share, evidence = 1 / (RANK_OFFSET + rank), (Evidence("words", said.score, said.text),)
+        share, evidence = (
+            1 / (RANK_OFFSET + rank),
+            (Evidence(HEARD_WORDS if said.heard else "words", said.score, said.text),),
+        )
         same = next((n for n, hit in enumerate(hits) if _overlap(hit, said)), None)
         if same is None:
             end_s = min(said.end_s, durations[said.film])

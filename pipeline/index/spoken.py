@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from mesm.pipeline.index.catalogue import Catalogue
+from mesm.pipeline.index.catalogue import TRANSCRIBED, Catalogue
 
 LOOKED_AT = 200
 """Cues that hold any of the words, the best by BM25, of which more is looked at."""
@@ -28,6 +28,8 @@ class SpokenSpan:
     text: str
     score: float
     """BM25, higher is better."""
+    heard: bool = False
+    """Whether a network heard some of them; else they are subtitles."""
 
 
 def find_spoken(catalogue: Catalogue, query: str, count: int) -> list[SpokenSpan]:
@@ -37,7 +39,8 @@ def find_spoken(catalogue: Catalogue, query: str, count: int) -> list[SpokenSpan
         return []
     information = _information(catalogue, words)
     rows = catalogue.rows(
-        "SELECT cues.id, film, start_s, end_s, cues.text, -bm25(spoken) FROM spoken JOIN cues ON cues.id = spoken.rowid"
+        "SELECT cues.id, film, start_s, end_s, cues.text, -bm25(spoken), source FROM spoken"
+        " JOIN cues ON cues.id = spoken.rowid"
         " WHERE spoken MATCH ? ORDER BY rank, cues.id LIMIT ?",
         (" OR ".join(map(_quoted, words)), LOOKED_AT),
     )
@@ -49,7 +52,7 @@ def find_spoken(catalogue: Catalogue, query: str, count: int) -> list[SpokenSpan
         ):
             held[cue] += information[word]
     needed = NEEDED * sum(information.values())
-    spans = [SpokenSpan(*row[1:]) for row in rows if held[row[0]] >= needed]
+    spans = [SpokenSpan(*row[1:6], row[6].startswith(TRANSCRIBED)) for row in rows if held[row[0]] >= needed]
     return _joined(spans)[:count]
 
 
@@ -76,6 +79,7 @@ def _joined(spans: list[SpokenSpan]) -> list[SpokenSpan]:
                 max(last.end_s, span.end_s),
                 f"{last.text} {span.text}",
                 max(last.score, span.score),
+                last.heard or span.heard,
             )
         else:
             joined.append(span)

@@ -7,7 +7,6 @@ INDEX/catalogue.sqlite      files, films, thumbnails, what is spoken; can be mad
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +20,14 @@ from mesm.extractors.contracts import VideoEncoder
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.extract.encoders import feature_folder
 from mesm.pipeline.ground.answers import EncodedVideo
+from mesm.pipeline.index.adaptive import AdaptiveEncoder, every_row
 from mesm.pipeline.index.catalogue import CATALOGUE_FILE, Catalogue
 from mesm.pipeline.index.matrix import RowMatrix
-from mesm.pipeline.run.text_files import publish_text
+from mesm.pipeline.run import text_files
 
 INDEX_FILE = "index.json"
-FORMAT = 1
+FORMAT = 2
+"""Of an index with rows left out; others have 1, as before that was possible."""
 MAPPING_TRIES = 20
 
 
@@ -44,6 +45,8 @@ class IndexFacts:
     """Which weights made the vectors, as their specification says."""
     network: bool = False
     """Whether the vectors are those that a trained network reads, which no sentence can be compared with."""
+    adaptive: bool = False
+    """Whether rows that look like the one before are left out."""
 
 
 class IndexStore:
@@ -69,8 +72,10 @@ class IndexStore:
                 raise PipelineError(f"{path} is there already and is no index; give another folder by --index")
             made = tuple(feature_folder(path / "features", encoder).path.name for encoder in encoders)
             weights = ", ".join(str(encoder.spec.get("weights", "")) for encoder in encoders)
-            facts = IndexFacts(model, made, encoders[0].clip_len_s, weights, network)
-            publish_text(path / INDEX_FILE, json.dumps({"format": FORMAT, **vars(facts)}, indent=1) + "\n")
+            adaptive = isinstance(encoders[0], AdaptiveEncoder)
+            facts = IndexFacts(model, made, encoders[0].clip_len_s, weights, network, adaptive)
+            version = FORMAT if adaptive else 1
+            text_files.publish_facts(path / INDEX_FILE, {"format": version, **vars(facts)})
         facts = read_facts(path)
         names = tuple(f"{encoder.name}-{fingerprint(encoder.spec)[:NAME_DIGITS]}" for encoder in encoders)
         if facts.folders != names:
@@ -134,7 +139,7 @@ class IndexStore:
 
     def encoded_film(self, path: Path, film: str, duration_s: float) -> EncodedVideo:
         """Return the vectors of a film, which lies at a path."""
-        return EncodedVideo(path, duration_s, tuple(folder.read(film)["features"] for folder in self.folders))
+        return EncodedVideo(path, duration_s, tuple(every_row(folder.read(film)) for folder in self.folders))
 
     def has(self, film: str) -> bool:
         """Tell whether all vectors of a film are on the disk."""
@@ -167,7 +172,7 @@ def read_facts(path: Path) -> IndexFacts:
     """Read what holds for an index; PipelineError when there is none, it is damaged or newer than this program."""
     file = path / INDEX_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = text_files.read_facts(file)
         version = content["format"]
         facts = IndexFacts(
             str(content["model"]),
@@ -175,15 +180,16 @@ def read_facts(path: Path) -> IndexFacts:
             float(content["row_s"]),
             str(content["weights"]),
             bool(content["network"]),
+            bool(content.get("adaptive", False)),
         )
     except FileNotFoundError:
         raise PipelineError(
             f"{path} is no index; make one by: mesm-pipeline index FOLDER_OF_VIDEOS --index {path}"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(f"{file} is damaged ({type(error).__name__}: {error})") from error
-    if version != FORMAT:
-        raise PipelineError(f"{file} has format {version}, this program reads {FORMAT}; update it")
+    if version not in range(1, FORMAT + 1):
+        raise PipelineError(f"{file} has format {version}, this program reads up to {FORMAT}; update it")
     return facts
 
 

@@ -18,6 +18,7 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.ground.answers import EncodedVideo, GroundingResult
 from mesm.pipeline.ground.questions import Question
 from mesm.pipeline.ground.zero_shot import DEFAULT_MODEL, ZeroShot
+from mesm.pipeline.index.adaptive import AdaptiveEncoder
 from mesm.pipeline.index.build import DecodeSettings, IndexReport, add_files, remove
 from mesm.pipeline.index.search import Filter, SearchResult, note_generic_peak, search
 from mesm.pipeline.index.store import INDEX_FILE, IndexStore, read_facts
@@ -30,6 +31,7 @@ class VideoIndex:
         """Put an open index and its model together; PipelineError when they do not belong together."""
         store.refuse_other_model(grounder.model, grounder.text.spec)
         self.store, self.grounder = store, grounder
+        self._encoder = AdaptiveEncoder(grounder.encoder) if store.facts.adaptive else grounder.encoder
 
     @classmethod
     def open(
@@ -38,23 +40,31 @@ class VideoIndex:
         model: str = "",
         device: str | torch.device = "cpu",
         sources: WeightSources | None = None,
+        adaptive: bool = False,
     ) -> VideoIndex:
         """Open an index, or make an empty one; model: of a new one, as `ZeroShot.from_model` takes it.
 
-        Raises PipelineError when it was made by another model, is damaged or newer, and the extractors' WeightsError
-        when the model's weights are not to be had.
+        adaptive: a new one leaves out rows that look like the one before. Raises PipelineError when it was made by
+        another model, or with every row where `adaptive` is asked for, is damaged or newer, and the extractors'
+        WeightsError when the model's weights are not to be had.
         """
         place = Path(path)
-        name = model or (read_facts(place).model if (place / INDEX_FILE).exists() else DEFAULT_MODEL)
-        grounder = ZeroShot.from_model(name, device, sources)
-        return cls(IndexStore.create_or_open(place, grounder.model, [grounder.encoder]), grounder)
+        facts = read_facts(place) if (place / INDEX_FILE).exists() else None
+        if adaptive and facts is not None and not facts.adaptive:
+            raise PipelineError(
+                f"{place} keeps every row; --adaptive is chosen when an index is made: make another one by --index"
+            )
+        grounder = ZeroShot.from_model(model or (facts.model if facts else DEFAULT_MODEL), device, sources)
+        adaptive = adaptive or (facts is not None and facts.adaptive)
+        encoder = AdaptiveEncoder(grounder.encoder) if adaptive else grounder.encoder
+        return cls(IndexStore.create_or_open(place, grounder.model, [encoder]), grounder)
 
     def add(
         self, places: Sequence[str | Path], prune: bool = False, settings: DecodeSettings | None = None
     ) -> IndexReport:
         """Add the videos of files and folders that are new or changed; see `add_files`."""
         paths = [Path(place) for place in places]
-        report = add_files(self.store, paths, [self.grounder.encoder], self.grounder.device, settings, prune)
+        report = add_files(self.store, paths, [self._encoder], self.grounder.device, settings, prune)
         if report.encoded or report.pruned:
             note_generic_peak(self.store, self.grounder)
         return report

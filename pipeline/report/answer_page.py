@@ -35,8 +35,8 @@ class ShownMoment:
     start_s: float
     end_s: float
     score: float
-    picture: np.ndarray | None = None
-    """(height, width, 3) uint8 from its middle."""
+    picture: np.ndarray | str | None = None
+    """(height, width, 3) uint8 from its middle, or the address of a picture."""
     words: str = ""
     """What is said in it, where the answer rests on that."""
     notes: Sequence[str] = ()
@@ -64,8 +64,8 @@ class ShownFilm:
     link: str = ""
     """Address relative to the page, as HTML has it; empty when the film cannot be read."""
     duration_s: float = 0.0
-    thumbnails: Sequence[tuple[float, np.ndarray]] = ()
-    """(time s, picture (height, width, 3) uint8 RGB), ascending."""
+    thumbnails: Sequence[tuple[float, np.ndarray | str]] = ()
+    """(time s, picture (height, width, 3) uint8 RGB or its address), ascending."""
     notice: str = ""
     """What is wrong with the film, or to be known before it is played."""
 

@@ -95,7 +95,7 @@ class TimeLine:
             return "text inside", f"left:{start:.3%}"
         return "text", f"left:{end:.3%}" if 1 - end >= start else f"right:{1 - start:.3%}"
 
-    def frames(self, thumbnails: Sequence[tuple[float, np.ndarray]]) -> Iterator[tuple[str, float, str]]:
+    def frames(self, thumbnails: Sequence[tuple[float, np.ndarray | str]]) -> Iterator[tuple[str, float, str]]:
         """Yield (per cent of the width, time s, picture); a frame reaches half way to its neighbours."""
         times = np.array([time for time, _ in thumbnails])
         edges = np.concatenate([[0.0], (times[1:] + times[:-1]) / 2, [self.duration_s]])
@@ -125,8 +125,10 @@ class TimeLine:
         return start, end
 
 
-def data_uri(picture: np.ndarray) -> str:
-    """Return a picture (height, width, 3) uint8, shrunk, as a JPEG in an address of its own."""
+def data_uri(picture: np.ndarray | str) -> str:
+    """Return a picture (height, width, 3) uint8, shrunk, as a JPEG in an address of its own; an address as it is."""
+    if isinstance(picture, str):
+        return picture
     image = Image.fromarray(np.ascontiguousarray(picture))
     if image.height > FRAME_HEIGHT:
         image = image.resize((max(1, round(image.width * FRAME_HEIGHT / image.height)), FRAME_HEIGHT))

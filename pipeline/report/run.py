@@ -56,7 +56,7 @@ def write_run_report(
         validation=_validation_charts(rows),
         total_loss=line_chart("Total loss", "epoch", {"total": _series(rows, "loss", "total")}) if rows else None,
         sparks=_sparklines(rows),
-        config=config.read_text(encoding="utf-8") if config.is_file() else None,
+        config=config.read_text("utf-8", "replace") if config.is_file() else None,
     )
     publish_text(path, page)
     return path

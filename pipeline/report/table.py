@@ -34,18 +34,32 @@ class AnyTable(Protocol):
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A figure with its standard error, None where that is not known."""
+
+    value: float
+    error: float | None
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}" if self.error is None else f"{self.value:.2f} ± {self.error:.2f}"
+
+
+Figure = float | Estimate | None
+
+
+@dataclass(frozen=True)
 class MetricsTable:
     """Rows of figures under named columns; all figures are percentages."""
 
     unit: ClassVar[str] = "per cent"
     ours: ClassVar[int] = 1
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+    rows: tuple[tuple[str, tuple[Figure, ...]], ...]
     """(name, figures in the order of `columns`); None where a row has no such figure."""
 
     def cells(self) -> list[list[str]]:
         """Return each row as text: its name, then its figures."""
-        return [[name, *(MISSING if f is None else f"{f:.2f}" for f in figures)] for name, figures in self.rows]
+        return [[name, *map(_figure_text, figures)] for name, figures in self.rows]
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,12 @@ class TextTable:
     def cells(self) -> list[list[str]]:
         """Return each row: its name, then its texts."""
         return [[name, *texts] for name, texts in self.rows]
+
+
+def _figure_text(figure: Figure) -> str:
+    if figure is None:
+        return MISSING
+    return str(figure) if isinstance(figure, Estimate) else f"{figure:.2f}"
 
 
 def render_rich(table: AnyTable, title: str = "") -> Table:

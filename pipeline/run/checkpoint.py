@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mesm.datasets.annotations.records import shorten
+from mesm.datasets.plain_text import parse_json
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.publishing import replace_file
 from mesm.pipeline.config.errors import PipelineError
@@ -100,7 +101,7 @@ def read_checkpoint(path: Path) -> tuple[Checkpoint, bool]:
             text = "{" + text[hashed.end() :]
             if _sha256(tensors, text) != hashed[1]:
                 raise ValueError("its numbers or its description do not have the hash that it states")
-        meta = json.loads(text)
+        meta = parse_json(text)
         if not isinstance(meta, dict):
             raise ValueError(f"expected its description to be an object, found {shorten(meta)}")
         if hashed is None and any(name not in _EARLIER_HASHES and _is_hash(value) for name, value in meta.items()):
@@ -124,7 +125,7 @@ def require_parts(checkpoint: Checkpoint, path: Path, *more: str) -> None:
         raise PipelineError(f"{path} lacks parts of a network, or holds others: {'; '.join(wrong)}; {_remedy(path)}")
 
 
-_DAMAGED = (OSError, SafetensorError, LookupError, ValueError, TypeError, RecursionError, RuntimeError)
+_DAMAGED = (OSError, SafetensorError, LookupError, ValueError, TypeError, RuntimeError)
 _EARLIER_HASHES = ("queries",)
 """Hashes in the description of files that have none of their own."""
 _PARTS = ("config", "sizes", "fingerprints", "vocabulary", "text")

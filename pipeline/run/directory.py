@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mesm.datasets.plain_text import parse_json
 from mesm.datasets.shards.faults import write_point
 from mesm.datasets.shards.publishing import remove_stale_temporaries, write_errors
 from mesm.pipeline.run.checkpoint import Checkpoint, checkpoint_file, load_checkpoint, save_checkpoint
@@ -89,8 +90,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows, damaged = [], []
     for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = parse_json(line)
+        except ValueError:
             row = None
         if isinstance(row, dict) and type(row.get("epoch")) is int:
             rows.append(row)

@@ -14,6 +14,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from mesm.datasets.plain_text import read_json
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.run.text_files import publish_text
 
@@ -41,7 +42,7 @@ def verify(folder: Path) -> None:
     """Raise PipelineError unless every file that is loaded from a package is the one that was exported."""
     place = folder / MANIFEST
     try:
-        manifest = json.loads(place.read_text("utf-8"))
+        manifest = read_json(place)
         expected = dict(manifest["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(f"{place} is missing or damaged; get the whole package again ({error})") from error

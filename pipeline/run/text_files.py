@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from mesm.datasets.plain_text import read_json
 from mesm.datasets.shards.publishing import replace_file
 
 
@@ -14,3 +19,39 @@ def publish_text(path: Path, text: str) -> None:
     """
     content = text.encode("utf-8", "backslashreplace")
     replace_file(path, lambda temporary: temporary.write_bytes(content))
+
+
+def publish_facts(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write what JSON can hold as an object with the hash of it, so that `read_facts` finds a changed digit.
+
+    Errors as in `publish_text`.
+    """
+    publish_text(path, json.dumps({**facts, HASH: _hash(facts)}, indent=1) + "\n")
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return what `publish_facts` wrote; files of earlier versions have no hash.
+
+    Raises ValueError for anything else, OSError when the file cannot be read.
+    """
+    facts = read_json(path)
+    if not isinstance(facts, dict):
+        raise ValueError("expected an object")
+    stated = facts.pop(HASH, None)
+    if stated is not None and stated != _hash(facts):
+        raise ValueError(f"it was changed: its content does not have the {HASH} that it states")
+    # The name of the hash may be what was changed.
+    if stated is None and any(len(name) == len(HASH) and _letters_off(name) == 1 for name in facts):
+        raise ValueError(f"it was changed: it has an entry whose name is almost {HASH}")
+    return facts
+
+
+HASH = "sha256"
+
+
+def _letters_off(name: str) -> int:
+    return sum(one != other for one, other in zip(name, HASH, strict=True))
+
+
+def _hash(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

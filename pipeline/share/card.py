@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mesm.datasets.plain_text import read_json
 from mesm.extractors.encoders.registry import ENCODERS
 from mesm.extractors.weights.table import WEIGHTS
 from mesm.pipeline.config.errors import PipelineError
@@ -29,7 +29,7 @@ def read_figures(folder: Path) -> Figures:
         return {}
     found = {}
     try:
-        for split, entries in json.loads(path.read_text("utf-8")).items():
+        for split, entries in read_json(path).items():
             scores = next(iter(entries.values()))
             figures = {name: float(value) for name, value in scores["brief"].items() if value is not None}
             if figures:

@@ -27,7 +27,7 @@ from mesm.pipeline.run.package import (
     is_package,
     write_manifest,
 )
-from mesm.pipeline.run.text_files import publish_text
+from mesm.pipeline.run.text_files import publish_text, read_facts
 from mesm.pipeline.share.card import read_figures, write_card
 
 LEFT_BEHIND = ("queries",)
@@ -109,5 +109,9 @@ def _copy(folder: Path, out: Path, name: str, missing: str = "") -> None:
 
 def _calibration(folder: Path) -> Mapping[str, Any] | None:
     path = folder / CALIBRATION
-    found = json.loads(path.read_text("utf-8")) if path.is_file() else None
-    return found if found is None or isinstance(found, dict) else None
+    if not path.is_file():
+        return None
+    try:
+        return read_facts(path)
+    except ValueError as error:
+        raise PipelineError(f"{path} is no calibration of this program, or is damaged: {error}") from error

@@ -58,11 +58,20 @@ def suffix_of(source: Source, reencode: bool) -> str:
     return ".webm" if ending == ".webm" and source.info.container == "matroska" else ".mkv"
 
 
-def cut(source: Source, start_s: float, end_s: float, out: Path, reencode: bool = False, force: bool = False) -> Cut:
+def cut(
+    source: Source,
+    start_s: float,
+    end_s: float,
+    out: Path,
+    reencode: bool = False,
+    force: bool = False,
+    timeout_s: float | None = None,
+) -> Cut:
     """Write a moment of a film to `out`, which appears under its name when it is complete.
 
-    reencode: borders exact to half a frame each, in H.264 and AAC. CutError when there is such a file already and not
-    `force`, or when it cannot be written or read back; PipelineError when the moment lies outside the film.
+    reencode: borders exact to half a frame each, in H.264 and AAC; ffmpeg may run for `timeout_s`. CutError when there
+    is such a file already and not `force`, or when it cannot be written or read back; PipelineError when the moment
+    lies outside the film.
     """
     first, behind = source.frames(start_s, end_s)
     if out.exists() and not force:
@@ -72,7 +81,7 @@ def cut(source: Source, start_s: float, end_s: float, out: Path, reencode: bool 
     def write(temporary: Path) -> None:
         muxer = MUXERS[out.suffix]
         if reencode:
-            results.append(encode(source, first, behind, temporary, muxer))
+            results.append(encode(source, first, behind, temporary, muxer, timeout_s=timeout_s))
         else:
             results.append(_copy(source, start_s, end_s, temporary, muxer))
 
@@ -82,9 +91,19 @@ def cut(source: Source, start_s: float, end_s: float, out: Path, reencode: bool 
 
 
 def encode(
-    source: Source, first: int, behind: int, out: Path, muxer: str, quality: Mapping[str, Any] = QUALITY
+    source: Source,
+    first: int,
+    behind: int,
+    out: Path,
+    muxer: str,
+    quality: Mapping[str, Any] = QUALITY,
+    side: int | None = None,
+    timeout_s: float | None = None,
 ) -> tuple[float, float]:
-    """Encode frames with their sound, and return start and end of what was written in the source; CutError."""
+    """Encode frames with their sound, and return start and end of what was written in the source; CutError.
+
+    side: pixels of the longer side, at most.
+    """
     start, length = float(source.seconds[first]), float(source.seconds[behind] - source.seconds[first])
     frames = 0
     for margin in (*([] if source.info.container in COUNTED else MARGINS_S), None):
@@ -96,10 +115,13 @@ def encode(
             film = open_input(source.path, ss=_microseconds(source.start_s + place), seek_timestamp=1)
             picture, sound = film[str(source.stream)], film["a"]
             options = {"ss": _microseconds(start - place)} if place < start else {}
+        if side is not None:
+            bounds = (f"min({side},iw)", f"min({side},ih)")
+            picture = picture.filter("scale", *bounds, force_original_aspect_ratio="decrease")
         # H.264 with halved colours needs even sides.
         streams = [picture.filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2"), *([sound] if source.sounds else [])]
         options |= {"t": _microseconds(length), "frames:v": behind - first, "fps_mode": "passthrough"}
-        run(to_file(streams, out, muxer, enc_time_base="demux", **options, **quality), source.path)
+        run(to_file(streams, out, muxer, enc_time_base="demux", **options, **quality), source.path, timeout_s)
         found = _read_back(source, out)
         frames = found.info.frame_count
         if frames == behind - first:

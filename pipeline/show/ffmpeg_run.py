@@ -36,10 +36,10 @@ def file_argument(path: Path) -> str:
     return "file:" + os.fsencode(os.path.abspath(path)).decode("latin-1")
 
 
-def run(output: Any, about: Path) -> None:
+def run(output: Any, about: Path, timeout_s: float | None = None) -> None:
     """Run what an output node of ffmpeg-python describes; CutError with ffmpeg's last words, naming `about`.
 
-    The output is overwritten: give a temporary file.
+    The output is overwritten: give a temporary file. After `timeout_s` ffmpeg is ended, which is a CutError, too.
     """
     _, *arguments = ffmpeg.compile(output.global_args("-nostdin", "-v", "error"), overwrite_output=True)
     command = [os.fsencode(imageio_ffmpeg.get_ffmpeg_exe()), *(one.encode("latin-1") for one in arguments)]
@@ -50,7 +50,10 @@ def run(output: Any, about: Path) -> None:
             capture_output=True,
             check=False,
             preexec_fn=partial(end_with_parent, os.getpid()),
+            timeout=timeout_s,
         )
+    except subprocess.TimeoutExpired as error:
+        raise CutError(f"{about}: ffmpeg took more than {timeout_s:g} s, and was ended") from error
     except OSError as error:
         raise CutError(f"{about}: ffmpeg cannot be started: {error.strerror or error}") from error
     if done.returncode:

@@ -16,6 +16,7 @@ from mesm.pipeline.ground.answers import FoundMoment
 from mesm.pipeline.report.answer_page import ShownAnswer, ShownFilm, ShownMoment, render_answer_page
 from mesm.pipeline.report.thumbnails import THUMBNAILS
 from mesm.pipeline.run.text_files import publish_text
+from mesm.pipeline.show.browsers import in_every_browser
 from mesm.pipeline.show.source import Source
 from mesm.pipeline.show.sources import Sources
 
@@ -25,8 +26,6 @@ Curves = Mapping[tuple[Path, str], tuple[Sequence[float], Sequence[float]]]
 STRIPS = 20
 """Films of a page that have a strip of frames; further ones have their moments' pictures alone."""
 PICTURE_HEIGHT = 180
-_PLAYED = {"mov": {"h264", "av1", "vp9"}, "matroska": {"vp8", "vp9", "av1"}}
-"""Codecs that every browser plays in a container."""
 
 
 def write_page(
@@ -56,7 +55,7 @@ def relative_link(film: Path, page: Path) -> str:
 def browser_notice(source: Source) -> str:
     """Return what is to be known when not every browser plays a film; empty when all do."""
     container, codec = source.info.container, source.info.codec
-    if codec in _PLAYED.get(container, set()) and not (container == "matroska" and source.path.suffix == ".mkv"):
+    if in_every_browser(container, codec, source.path):
         return ""
     return (
         f"{codec} in {source.path.suffix.lstrip('.') or container}: not every browser plays this film; "

@@ -22,12 +22,14 @@ def make_optimiser(network: nn.Module, train: TrainConfig) -> torch.optim.Optimi
 
 def learning_rate(train: TrainConfig, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of a step, counted from 0 over the whole training."""
-    if step < train.warmup_steps:
-        return train.lr * (step + 1) / train.warmup_steps
+    total = train.epochs * steps_per_epoch
+    # A short training, of few annotations, would otherwise end before the rate falls.
+    warmup = min(train.warmup_steps, total // 3) if train.schedule == "cosine" else train.warmup_steps
+    if step < warmup:
+        return train.lr * (step + 1) / warmup
     if train.schedule == "constant":
         return train.lr
-    total = train.epochs * steps_per_epoch
-    progress = min((step - train.warmup_steps) / max(total - train.warmup_steps, 1), 1.0)
+    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
     if train.schedule == "linear":
         return train.lr * (1 - progress)
     return train.lr * 0.5 * (1 + math.cos(math.pi * progress))

@@ -13,7 +13,7 @@ from networks import random_clips, video
 from safetensors.torch import load_file, save_file
 
 from mesm.extractors.decoding.resizing import apply_transform
-from mesm.extractors.encoders import hf_image
+from mesm.extractors.encoders import hf_folder
 from mesm.extractors.encoders.registry import create_text_encoder, create_video_encoder
 from mesm.extractors.errors import EncoderError, WeightsError
 from mesm.extractors.weights.sources import WeightSources
@@ -198,7 +198,7 @@ def test_other_models_are_refused(tmp_path):
 
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     BertModel(BertConfig(vocab_size=10, **small)).save_pretrained(tmp_path)
-    with pytest.raises(EncoderError, match="BertModel; expected a model of the CLIP family"):
+    with pytest.raises(EncoderError, match="BertModel; expected a model of the CLIP family, or one of pictures"):
         create_video_encoder("hf", weights=str(tmp_path))
 
 
@@ -227,8 +227,8 @@ def test_clips_of_several_frames_are_the_models_own(tmp_path):
 
 def test_both_encoders_of_a_model_build_it_once(checkpoint, monkeypatch):
     built = []
-    real = hf_image._network
-    monkeypatch.setattr(hf_image, "_network", lambda *arguments: built.append(arguments) or real(*arguments))
+    real = hf_folder._network
+    monkeypatch.setattr(hf_folder, "_network", lambda *arguments: built.append(arguments) or real(*arguments))
     images = create_video_encoder("hf", weights=str(checkpoint))
     texts = create_text_encoder("hf-text", weights=str(checkpoint))
     assert images.network is texts.network

@@ -10,7 +10,7 @@ import os
 import random
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import h5py
@@ -61,7 +61,48 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.close()
     shutil.copy(place / "index" / INDEX_FILE, files / INDEX_FILE)
     shutil.copy(place / "index" / CATALOGUE_FILE, files / CATALOGUE_FILE)
+    (run.path / "calibration.json").write_text(json.dumps(CALIBRATION))
+    assert cli.run(["export", str(run.path), "--out", str(place / "package")]) == 0
+    for name in ("calibration.json", "evaluation.json", "metrics.jsonl"):
+        shutil.copy(run.path / name, files / name)
+    shutil.copy(run.checkpoint_path("last"), files / "checkpoint-last.safetensors")
+    shutil.copy(place / "package" / "manifest.json", files / "manifest.json")
+    (features,) = (corpus / "features").glob("first-*")
+    shutil.copy(features / "fingerprint.json", files / "fingerprint.json")
     return place
+
+
+CALIBRATION = {"temperature": 1.5, "offset": 0.1, "queries": 20, "split": "val", "epoch": 0}
+
+
+def beside(folder: Path, file: Path, place: str = ".") -> str:
+    """Copy a folder around a damaged file of it, which stands at a place below it; returns where."""
+    copy = file.parent / "copy"
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    if file.exists():
+        shutil.copy(file, copy / place / file.name)
+    return str(copy)
+
+
+def evaluation(real: Path, run: str, features: str = "") -> list[str]:
+    return [
+        *("evaluate", run, "--annotations", str(real / "annotations"), "--device", "cpu"),
+        *("--features", features or str(real / "features")),
+    ]
+
+
+def first_folder(real: Path) -> str:
+    """The name of the folder of features that the damaged files of `files` are of."""
+    (found,) = (real / "features").glob("first-*")
+    return found.name
+
+
+def going_on(real: Path, run: str) -> list[str]:
+    """Train again into a run that is complete."""
+    return [
+        *("train", "--config", str(real / "tiny.yaml"), "--annotations", str(real / "annotations")),
+        *("--features", str(real / "features"), "--out", run, "--device", "cpu", "--set", "train.epochs=1"),
+    ]
 
 
 def tiny_config_file(corpus: Path) -> Path:
@@ -76,15 +117,17 @@ def with_facts(real: Path, index: Path) -> Path:
     return index
 
 
-def damages(content: bytes) -> Iterator[bytes]:
+def damages(content: bytes, seeds: Iterable[int] = SEEDS) -> Iterator[bytes]:
     """Yield what may stand in the place of a file: nothing, noise, its beginning, itself with noise, another text."""
     yield b""
     yield b"\0" * 64
     yield b"[" * 1_000
     yield b"{" * 1_000
+    # The reader of YAML, which is written in Python, takes seconds for as many.
+    yield (b"[" if content.startswith((b"{", b"[")) else b"x") * 100_000
     yield content.decode("latin-1").encode("utf-16")
     yield b"<!DOCTYPE html>\n<title>Sign in</title>"
-    for seed in SEEDS:
+    for seed in seeds:
         generator = random.Random(seed)
         yield generator.randbytes(700)
         yield content[: generator.randrange(len(content))]
@@ -212,7 +255,42 @@ DOORS: dict[str, tuple[str, Command]] = {
             *("import-features", str(file), "--name", "glove", "--features", str(out / "features")),
         ],
     ),
+    "export RUN, calibration": (
+        "calibration.json",
+        lambda real, file, out: ["export", beside(real / "run", file), "--out", str(out / "package")],
+    ),
+    "export RUN, evaluation": (
+        "evaluation.json",
+        lambda real, file, out: ["export", beside(real / "run", file), "--out", str(out / "package")],
+    ),
+    "evaluate RUN, calibration": (
+        "calibration.json",
+        lambda real, file, out: evaluation(real, beside(real / "run", file)),
+    ),
+    "evaluate RUN, config.yaml": ("config.yaml", lambda real, file, out: evaluation(real, beside(real / "run", file))),
+    "evaluate RUN, metrics": ("metrics.jsonl", lambda real, file, out: evaluation(real, beside(real / "run", file))),
+    "evaluate PACKAGE, manifest": (
+        "manifest.json",
+        lambda real, file, out: evaluation(real, beside(real / "package", file)),
+    ),
+    "evaluate, fingerprint of features": (
+        "fingerprint.json",
+        lambda real, file, out: evaluation(
+            real, str(real / "run"), beside(real / "features", file, first_folder(real))
+        ),
+    ),
+    "train on, last checkpoint": (
+        "checkpoint-last.safetensors",
+        lambda real, file, out: going_on(real, beside(real / "run", file)),
+    ),
+    "verify RUN": ("metrics.jsonl", lambda real, file, out: ["verify", beside(real / "run", file)]),
+    "verify FEATURES": (
+        "fingerprint.json",
+        lambda real, file, out: ["verify", beside(real / "features", file, first_folder(real))],
+    ),
 }
+DOORS_INSIDE = list(DOORS)[list(DOORS).index("export RUN, calibration") :]
+"""Files inside a folder that is handed over."""
 MAY_PASS = {0, 1, 2}
 """A file with noise in it may still be one."""
 
@@ -227,7 +305,8 @@ def test_damaged_files_end_in_a_message(
     monkeypatch.setattr(ZeroShot, "from_model", classmethod(lambda *_, **__: colour_model()))
     (real / "films").mkdir(exist_ok=True)
     (real / "films" / "film.mp4").write_bytes(b"no film")
-    for number, content in enumerate(damages((real / "files" / name).read_bytes())):
+    whole = (real / "files" / name).read_bytes()
+    for number, content in enumerate(damages(whole, SEEDS[:1] if door in DOORS_INSIDE else SEEDS)):
         place, out = tmp_path / f"in-{number}", tmp_path / f"out-{number}"
         place.mkdir()
         out.mkdir()
@@ -237,18 +316,20 @@ def test_damaged_files_end_in_a_message(
         code = cli.run(command(real, file, out))
         shown = capsys.readouterr()
         assert code in MAY_PASS, (number, shown.err)
-        assert code == 0 or shown.err.strip(), number
+        assert code == 0 or (shown.err or ("verify" in door and shown.out)), number
         assert "Traceback" not in shown.err
         assert len(shown.err) < 20_000, number
         written = listing(out) | (listing(place) - before)
         assert not [path for path in written if path.endswith(".part") or ".tmp-" in path], number
 
 
+NO_FILES = {"import-features npz", "import-features npy", *DOORS_INSIDE}
+"""Where a folder is handed over."""
 WRONG_KINDS = ["folder", "fifo", "dangling", "long"]
 
 
 @pytest.mark.parametrize("kind", WRONG_KINDS)
-@pytest.mark.parametrize("door", [door for door in DOORS if door not in ("import-features npz", "import-features npy")])
+@pytest.mark.parametrize("door", [door for door in DOORS if door not in NO_FILES])
 def test_what_is_no_file_ends_in_a_message(
     real: Path,
     tmp_path: Path,

@@ -71,13 +71,37 @@ def cut_grid(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return arrays
 
 
+def cut_elastic(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keep the two queries with the shortest videos, each alone, in both behaviours."""
+    lengths = golden["batch/video_length"]
+    chosen = np.argsort(lengths, kind="stable")[:2]
+    arrays = {name: golden[name] for name in ("network", "parameter_names", "word_vectors")}
+    arrays["setting"] = np.array(f"{golden['setting']}-i3d-glove")
+    arrays |= {name: golden[name][chosen] for name in golden if name.startswith("batch/") and "char" not in name}
+    arrays["batch/video_feat"] = arrays["batch/video_feat"][:, : lengths[chosen].max()]
+    for behaviour in ("official", "fixed"):
+        for place, number in enumerate(chosen):
+            prefix = f"{behaviour}/alone/{number}/"
+            found = {name.removeprefix(prefix): golden[name] for name in golden if name.startswith(prefix)}
+            arrays |= {f"{behaviour}/alone/{place}/{name}": value for name, value in found.items()}
+    return arrays
+
+
+def cut(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Cut a file by its layout."""
+    if "batch/video_length" in golden:
+        return cut_elastic(golden)
+    if "batch/map_gt" in golden:
+        return cut_grid(golden)
+    return cut_baseline(golden) if "network" in golden else cut_mesm(golden)
+
+
 if __name__ == "__main__":
     out, *files = map(Path, sys.argv[1:])
     for file in files:
         with np.load(file, allow_pickle=False) as archive:
             content = {name: archive[name] for name in archive.files}
-        form = cut_grid if "batch/map_gt" in content else cut_baseline if "network" in content else cut_mesm
-        cut = form(content)
-        target = out / f"{cut['network']}.npz"
-        np.savez_compressed(target, **cut)
+        kept = cut(content)
+        target = out / f"{kept['network']}.npz"
+        np.savez_compressed(target, **kept)
         print(f"{target}: {target.stat().st_size / 1000:.0f} kB")

@@ -134,7 +134,7 @@ def test_assigned_beforehand_the_losses_are_the_same(subject: Subject) -> None:
 
 
 @pytest.mark.slow
-@every_network
+@pytest.mark.parametrize("subject", [s for s in SUBJECTS if s.config.compiles()], ids=lambda subject: subject.name)
 def test_one_graph_serves_the_network(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **options: real(f, backend="eager", **options))

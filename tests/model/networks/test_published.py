@@ -13,7 +13,9 @@ from mesm.model.registry import networks_that_learn
 from mesm.tools.parity import check_file
 
 GOLDEN = Path(__file__).parent / "golden"
-NO_PUBLISHED_CODE: tuple[str, ...] = ()
+ANSWERS = ("pred_spans", "start_logits")
+"""What the published networks call the numbers that their answers are made of."""
+NO_PUBLISHED_CODE: tuple[str, ...] = ("span-map",)
 """Networks that nobody else has."""
 
 
@@ -29,7 +31,8 @@ def test_answers_are_those_of_the_published_code(name: str) -> None:
 def test_a_changed_number_is_found(name: str, tmp_path: Path) -> None:
     with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as archive:
         arrays = {key: archive[key] for key in archive.files}
-    key = next(name for name in ("alone/1/eval/outputs/pred_spans", "eval/outputs/logits_visual") if name in arrays)
+    of_query = [k for k in arrays if "alone/1/" in k and k.endswith(ANSWERS)]
+    key = (of_query or ["eval/outputs/logits_visual"])[-1]
     arrays[key] = arrays[key] * np.float32(1 + 1e-4) + np.float32(1e-4)
     np.savez(tmp_path / "changed.npz", **arrays)
     _, rows = check_file(tmp_path / "changed.npz")

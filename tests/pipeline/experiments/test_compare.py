@@ -21,7 +21,10 @@ from mesm.pipeline import cli
 from mesm.pipeline.config.errors import ConfigError, PipelineError
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.splits import training_splits
-from mesm.pipeline.evaluate.controls import scores_with
+from mesm.pipeline.evaluate.controls import answers_with
+from mesm.pipeline.evaluate.grounding_gap import EXCHANGES
+from mesm.pipeline.evaluate.metrics import evaluate_predictions
+from mesm.pipeline.evaluate.predict import protocol_of
 from mesm.pipeline.evaluate.trained import load_evaluation_data, load_trained
 from mesm.pipeline.experiments import compare as stage
 from mesm.pipeline.experiments import measure as measuring
@@ -29,7 +32,7 @@ from mesm.pipeline.experiments.compare import CompareOptions, Comparison, compar
 from mesm.pipeline.experiments.costs import TrainingCosts, epoch_seconds, train_and_note
 from mesm.pipeline.experiments.entrants import configurations, parse_networks
 from mesm.pipeline.experiments.figures import NetworkFigures, table_of
-from mesm.pipeline.experiments.measure import EXCHANGES, Measurement, answer_milliseconds, measure
+from mesm.pipeline.experiments.measure import Measurement, answer_milliseconds, measure
 from mesm.pipeline.experiments.seeds import FIGURES, best_figures
 from mesm.pipeline.run.checkpoint import BEST
 from mesm.pipeline.run.directory import RunDirectory
@@ -127,13 +130,19 @@ def test_controls_are_those_of_the_trained_networks(
         trained = load_trained(directory.path, CPU)
         _, held_back, _ = training_splits(trained.config, corpus / "annotations")
         data = load_evaluation_data(trained, held_back, corpus / "features")
-        blind.append(scores_with(data.frames.blanked(), trained, data).brief()["MR-full-miou"])
-        exchanged = [scores_with(data.frames.exchanged(i), trained, data).brief() for i in range(EXCHANGES)]
-        wrong.append(np.mean([scores["MR-full-miou"] for scores in exchanged]))
+        shown_frames = [data.frames.blanked(), *(data.frames.exchanged(i) for i in range(EXCHANGES))]
+        answers = [answers_with(frames, trained, data) for frames in shown_frames]
+        scores = [evaluate_predictions(one, held_back, protocol_of(trained.config)).full.miou for one in answers]
+        blind.append(scores[0])
+        wrong.append(np.mean(scores[1:]))
     shown = cells(comparison, "validation", network)
     assert shown["mIoU, no video"].startswith(f"{np.mean(np.array(blind, float)):.2f} ")
     assert shown["mIoU, wrong video"].startswith(f"{np.mean(wrong):.2f} ")
     assert any(f"mean of {EXCHANGES} exchanges" in note for note in comparison.notes)
+    gap = float(shown["mIoU"].split()[0]) - np.mean(wrong)
+    assert float(shown["grounding gap, mIoU"].split()[0]) == pytest.approx(gap, abs=0.02)
+    assert " ± " in shown["grounding gap, R1@0.5"]
+    assert float(shown["mIoU, other sentence"].split()[0]) > 0
 
 
 def test_costs_stand_below_the_figures(finished: tuple[Path, Comparison]) -> None:
@@ -456,7 +465,7 @@ def test_epochs_that_were_taken_up_again_are_not_timed(corpus: Path, tmp_path: P
 
 def test_one_seed_has_no_deviation_and_what_is_unknown_is_a_dash() -> None:
     figures = {"MR-full-R1@0.5": 30.0, "MR-full-miou": 28.0}
-    lone = Measurement(figures, figures, [], 7, 1.5)
+    lone = Measurement(figures, figures, [], None, {}, 7, 1.5)
     table = table_of({"any": NetworkFigures.of([lone], [], [None])}, "whole video", figures)
     rows = dict(table.rows)
     assert rows["R1@0.5"] == ("30.00", "30.00")

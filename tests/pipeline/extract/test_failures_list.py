@@ -28,7 +28,7 @@ ODD_NAMES = [
 
 
 def failure(name: str) -> Failure:
-    return Failure(name, Path(f"videos/{name}.mp4"), "probe", f"{name}.mp4 is no video")
+    return Failure(name, f"videos/{name}.mp4", "probe", f"{name}.mp4 is no video")
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
@@ -92,7 +92,7 @@ import sys
 from pathlib import Path
 from mesm.pipeline.extract.failures import Failure, record_failures
 for number in range(20):
-    record_failures(Path(sys.argv[1]), [Failure(f"{sys.argv[2]}{number}", Path("x"), "probe", "x")], set())
+    record_failures(Path(sys.argv[1]), [Failure(f"{sys.argv[2]}{number}", "x", "probe", "x")], set())
 """
 
 

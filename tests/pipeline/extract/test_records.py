@@ -272,7 +272,7 @@ def test_error_in_the_middle_keeps_what_is_complete(
 
 
 def test_many_failures_are_summed_up(tmp_path: Path) -> None:
-    failed = [Failure(f"v{n}", Path(f"v{n}.mp4"), "probe" if n % 2 else "decode", "torn") for n in range(100_000)]
+    failed = [Failure(f"v{n}", f"v{n}.mp4", "probe" if n % 2 else "decode", "torn") for n in range(100_000)]
     lines = describe_failures(failed, tuple(f"w{n}" for n in range(100_000)), Path("features"))
     assert len(lines) <= 12
     assert lines[0] == "v0: decode: torn"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesm.pipeline.ground.pieces import KEPT_WINDOWS, Pieces, merge_windows, stretch
+from mesm.pipeline.ground.pieces import KEPT_WINDOWS, Pieces, merge_windows, stretch, weigh
 
 SIZE = 100
 
@@ -91,12 +91,20 @@ def test_a_piece_that_shows_nothing_cannot_win_by_its_own_sure_answer() -> None:
     pieces = pieces_of(400)
     saliency = np.zeros(400, np.float32)
     saliency[310:330] = 3.0
-    windows = np.array([[20.0, 40.0, 0.9, 0.0], [310.0, 330.0, 0.8, 6.0]])
+    windows = np.array([[20.0, 40.0, 0.9], [310.0, 330.0, 0.2], [60.0, 80.0, 0.0]])
     weighed = pieces.comparable(windows, saliency)
     assert weighed[1, 2] > weighed[0, 2]
-    assert (weighed[:, 2] <= windows[:, 2]).all()
+    assert ((weighed[:, 2] >= 0) & (weighed[:, 2] <= 1)).all()
+    assert weighed[2, 2] < 1e-300
     assert np.allclose(pieces.comparable(windows, 10 * saliency + 5), weighed)
     assert np.array_equal(pieces.comparable(windows, np.ones(400, np.float32)), windows)
+
+
+def test_a_deviation_of_saliency_is_worth_seven_times_the_score() -> None:
+    alike = weigh(np.array([0.7, 0.7 / np.exp(2.0)]), np.array([-1.0, 0.0]))
+    assert alike[0] == pytest.approx(alike[1])
+    extreme = weigh(np.array([1.0, 1.0, 0.0]), np.array([1e6, -1e6, 1e6]))
+    assert extreme.tolist() == pytest.approx([1.0, 0.0, 1.0 / (1 + np.exp(700.0))])
 
 
 def test_an_answer_is_repeated_once_and_only_the_best_are_kept() -> None:

@@ -12,6 +12,7 @@ import pytest
 from colours import BLUE, GREY, RED, colour_model, write_film
 
 from mesm.pipeline.cli import run
+from mesm.pipeline.ground.answer_lines import read_answer_lines
 from mesm.pipeline.ground.zero_shot import ZeroShot
 
 
@@ -83,6 +84,21 @@ def test_names_are_shown_without_control_characters(films: Path, capsys: pytest.
         shown = capsys.readouterr().out
         assert len(shown.splitlines()) == 1
         assert not {"\x1b", "\u202e"} & set(shown)
+
+
+def test_names_of_every_kind_come_back_as_they_were(films: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["-x.mp4", "a \"b\" 'c'.mp4", "new\nline.mp4", os.fsdecode(b"caf\xe9.mp4"), "%s {0} $HOME;.mp4"]
+    Path("odd").mkdir()
+    for number, name in enumerate(names):
+        write_film(Path("odd") / name, (4 + number, GREY), (8, BLUE), (8, GREY))
+    os.chdir("odd")
+    assert run(["index", "--index", "ix", ".", "--", "-x.mp4"]) == 0
+    capsys.readouterr()
+    assert run(["search", "something blue", "--index", "ix", "--no-dedupe", "--json"]) == 0
+    Path("answers.jsonl").write_text(capsys.readouterr().out)
+    found = {moment.file for moment in read_answer_lines(Path("answers.jsonl"))}
+    assert found == {Path.cwd() / name for name in names}
+    assert all(file.exists() for file in found)
 
 
 @pytest.mark.parametrize(

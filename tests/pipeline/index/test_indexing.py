@@ -16,6 +16,7 @@ from mesm.pipeline.index import build
 from mesm.pipeline.index.build import add_files, remove
 from mesm.pipeline.index.catalogue import CATALOGUE_FILE, Catalogue, Cue, Film, IndexedFile
 from mesm.pipeline.index.store import INDEX_FILE, IndexStore
+from mesm.pipeline.run.text_files import publish_facts, read_facts
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +179,8 @@ def test_other_models_versions_and_folders_are_refused(index: IndexStore, tmp_pa
     with pytest.raises(PipelineError, match=r"version 7.*reads version 1"):
         IndexStore.open(index.path)
     facts = index.path / INDEX_FILE
-    facts.write_text(facts.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(PipelineError, match="format 2"):
+    publish_facts(facts, {**read_facts(facts), "format": 3})
+    with pytest.raises(PipelineError, match="format 3"):
         IndexStore.open(index.path)
     facts.write_text("{")
     with pytest.raises(PipelineError, match="damaged"):

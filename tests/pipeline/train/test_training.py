@@ -293,6 +293,16 @@ def test_learning_rate_warms_up_and_falls_to_nothing() -> None:
     assert {learning_rate(TrainConfig(lr=0.5), step, 3) for step in range(steps)} == {0.5}
 
 
+def test_a_training_shorter_than_its_warm_up_comes_to_its_end() -> None:
+    train = TrainConfig(lr=0.5, schedule="cosine", warmup_steps=200, epochs=3)
+    rates = [learning_rate(train, step, 3) for step in range(10)]
+    assert max(rates) == 0.5
+    assert rates.index(0.5) == 2
+    assert rates[-1] == pytest.approx(0)
+    growing = TrainConfig(lr=0.5, warmup_steps=200, epochs=3)
+    assert learning_rate(growing, 8, 3) == pytest.approx(0.5 * 9 / 200)
+
+
 @pytest.mark.parametrize("epoch", [0, 3])
 def test_batches_by_length_hold_every_group_once_and_less_padding(epoch: int) -> None:
     lengths = np.random.default_rng(0).integers(5, 200, 101).tolist()

@@ -1,0 +1,1 @@
+"""A page for everybody: films are chosen or uploaded, asked, watched and cut in a browser."""
