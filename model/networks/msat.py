@@ -95,6 +95,10 @@ class MsatConfig(NetworkConfig):
         """Name the option under which what is learnt of a query depends on how long the others of its batch are."""
         return ["model.behaviour=official with model.vtc"] if self.vtc and self.behaviour == "official" else []
 
+    def most_words(self) -> int | None:
+        """In `official` as many as the published table of positions has room for."""
+        return self.positions - self.clips - 1 if self.behaviour == "official" else None
+
     def most_queries(self) -> int | None:
         """As many as the queue of the contrast holds."""
         return self.vtc_queue if self.vtc else None

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mesm.datasets.annotations.records import shorten
 from mesm.datasets.shards.folder import folder_path
 from mesm.extractors.contracts import VideoEncoder
 from mesm.extractors.weights.sources import WeightSources
@@ -27,7 +28,7 @@ from mesm.model.layouts import Layout
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.text_kinds import text_kind
-from mesm.pipeline.data.texts import TextSource
+from mesm.pipeline.data.texts import TextSource, has_words
 from mesm.pipeline.evaluate.calibration import read_calibration
 from mesm.pipeline.evaluate.postprocessing import windows_in_seconds
 from mesm.pipeline.evaluate.predict import answer, host_windows, protocol_of
@@ -196,6 +197,8 @@ class MomentRetriever:
         """
         if not query.strip():
             raise PipelineError("the query is empty; describe the moment in a sentence")
+        if not has_words(self.text, query):
+            raise PipelineError(f"no word of the query {shorten(query)} is left; describe the moment in a sentence")
         words = self.text.words(query.strip())
         pieces = Pieces.of(video.rows, self.trained.longest_rows, self.config.dataset.max_rows)
         find = self._of_one if len(pieces.starts) == 1 else self._of_several

@@ -229,6 +229,9 @@ def _with_sizes(config: Config, found: NetworkConfig, sizes: Sizes) -> tuple[Con
     official = {"masks": "official", "behaviour": "official", "segment_context": "group" if group else "clip"}
     switches = {name: value for name, value in official.items() if hasattr(config.model, name)}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **own, **switches))
+    if (most := config.model.most_words()) is not None:
+        dataset = dataclasses.replace(config.dataset, max_words=min(config.dataset.max_words, most))
+        config = dataclasses.replace(config, dataset=dataset)
     unknown, text = 1, config.features.text
     others = unknown + sum(marker is not None for marker in text_kind(text.encoder).markers)
     if not sizes.word_classes:

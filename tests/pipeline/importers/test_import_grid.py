@@ -70,6 +70,8 @@ def test_a_released_checkpoint_answers_as_its_network(setting: str, tmp_path: Pa
     trained = load_trained(run.path, CPU)
     assert trained.config.name == setting
     assert trained.config.model.behaviour == "official"  # type: ignore[attr-defined]
+    # Longer sentences are cut, as the published table of positions ends there.
+    assert trained.config.dataset.max_words == 65
     expected = network.answering_state()
     found = trained.network.answering_state()
     assert found.keys() == expected.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.text.word_vectors import WordVectors
+from mesm.pipeline.config.errors import ConfigError
 from mesm.pipeline.config.load import load_config, shipped_configs
 from mesm.pipeline.data.texts import WORD_TABLE_FILE
 from mesm.pipeline.evaluate.stage import evaluate
@@ -96,3 +98,23 @@ def test_words_are_as_published(place: Path) -> None:
     assert bool(batch.word_mask.masked.any(1).all())
     assert not bool((batch.word_mask.masked & ~batch.words.mask).any())
     assert max(batch.frames.lengths) <= 256
+
+
+def test_queries_without_a_word_are_left_out_and_counted(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = workspace(place, "msat-tacos-c3d")
+    records = json.loads((place / "tacos" / "train.json").read_text())
+    records["v_train0.avi"]["sentences"][1] = "?! (-)"
+    for split in ("val", "test"):
+        (tmp_path / f"{split}.json").write_text((place / "tacos" / f"{split}.json").read_text())
+    (tmp_path / "train.json").write_text(json.dumps(records))
+    data = load_training_data(replace(own, annotations=tmp_path))
+    assert len(data.train) == 14
+    assert "1 queries without any word are left out, such as 1: '?! (-)'" in capsys.readouterr().err
+
+
+def test_official_has_no_room_for_long_sentences() -> None:
+    with pytest.raises(ConfigError, match=r"dataset.max_words is 128, with model.behaviour=official it is 65 at most"):
+        load_config("msat-tacos-c3d", ["model.behaviour=official"])
+    load_config("msat-tacos-c3d", ["model.behaviour=official", "dataset.max_words=65"])
