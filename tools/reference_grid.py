@@ -7,6 +7,7 @@ To measure against, and to compare with.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,7 @@ class ReferenceMsat(nn.Module):
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.config.dropout, self.training)
 
-    def _layer(self, layer: nn.Module, points: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _layer(self, layer: Any, points: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         everywhere = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
         if self.config.encoder == "decoupled":
             seen = (self._joint(layer.attend_points, points, words, everywhere, mask), layer.feed_points)
@@ -86,7 +87,7 @@ class ReferenceMsat(nn.Module):
         return x.unflatten(-1, (self.config.heads, -1)).transpose(1, 2)
 
     def _residual(self, output: nn.Module, context: Tensor, x: Tensor) -> Tensor:
-        return output.norm(self._drop(output.dense(context)) + x)  # type: ignore[operator,union-attr]
+        return output.norm(self._drop(output.dense(context)) + x)  # type: ignore[operator]
 
     def _feed(self, feed: nn.Module, x: Tensor) -> Tensor:
         if isinstance(feed, nn.Identity):

@@ -26,7 +26,7 @@ class StoredRows:
 
     def write(self, first: int, rows: np.ndarray) -> None:
         """Store rows (n, dim) from row `first` on; OSError when the disk is full."""
-        content = memoryview(np.ascontiguousarray(rows, np.float32)).cast("B")
+        content = np.ascontiguousarray(rows, np.float32).data.cast("B")
         done = 0
         while done < len(content):
             done += os.pwrite(self._file.fileno(), content[done:], first * self.dim * FLOAT + done)
@@ -36,7 +36,7 @@ class StoredRows:
         found = np.empty((total, self.dim), np.float32)
         place = 0
         for first, count in parts:
-            content = memoryview(found[place : place + count]).cast("B")
+            content = found[place : place + count].data.cast("B")
             done = 0
             while done < len(content):
                 read = os.preadv(self._file.fileno(), [content[done:]], first * self.dim * FLOAT + done)
