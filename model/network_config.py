@@ -83,6 +83,10 @@ class NetworkConfig:
         """Say whether a compiler can take the network in few pieces; recurrent layers throughout leave it nothing."""
         return True
 
+    def most_words(self) -> int | None:
+        """Return how many words a query may have; None: any number."""
+        return None
+
     def most_queries(self) -> int | None:
         """Return how many queries a step may hold; None: any number."""
         return None

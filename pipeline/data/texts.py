@@ -227,6 +227,11 @@ class VectorText:
         return {"unknown_vector": [float(x) for x in self.unknown_vector]}
 
 
+def has_words(source: TextSource, query: str) -> bool:
+    """Say whether anything of a query is left as words, known or not: of `?!` nothing is."""
+    return not isinstance(source, VectorText) or bool(split_words(query, source.config.words))
+
+
 def find_counts(annotations: Path | None, name: str) -> Path | None:
     """Return the published file of token counts beside the annotations; None when it is not there."""
     if annotations is None:

@@ -205,8 +205,17 @@ def recognise(shapes: Shapes, graded_saliency: bool = False) -> Setting:
     return Setting(name, MesmLosses(), "clip")
 
 
+def grid_setting(shapes: Shapes) -> str:
+    """Name the setting of MSAT, with what arXiv 2312.07435 changes of it, that parameters are of."""
+    config, sizes = msat_of(shapes)
+    parts = ["acb" if config.encoder == "asymmetric" else "msat", *(["vtc"] if config.vtc else [])]
+    return "-".join([*parts, "tacos" if sizes.video_dim - TEMPORAL_COLUMNS > 500 else "activitynet", "c3d"])
+
+
 def setting_of(network: str, shapes: Shapes) -> str:
     """Name the setting that parameters of a network are likeliest of: those of the baselines were released for one."""
+    if network == "msat":
+        return grid_setting(shapes)
     if network == "emb":
         return "charades-i3d-glove-emb"
     return recognise(shapes).name if network == "mesm" else f"qvhighlights-clip-slowfast-{network}"
