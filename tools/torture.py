@@ -19,7 +19,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mesm.pipeline.run.threads import wait_quietly
 from mesm.tools.attacks.attacks import Tally, Target, fill_disk, flip_bits, kill_at_random, side_by_side
 from mesm.tools.attacks.films import Material
 from mesm.tools.attacks.processes import Forks, Task
@@ -90,5 +89,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    wait_quietly()
     sys.exit(main())

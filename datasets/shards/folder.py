@@ -121,7 +121,10 @@ class FeatureFolder:
         if content.get("format") != FOLDER_FORMAT:
             raise FeatureError(f"{file} has format {content.get('format')}, this version reads {FOLDER_FORMAT}")
         if fingerprint(found) != stated:
-            raise FeatureError(f"{file} was edited: its specification has another fingerprint than it states")
+            raise FeatureError(
+                f"{file} was edited: its specification has another fingerprint than it states; "
+                "delete it and extract again, the shards stay"
+            )
         if spec is not None and fingerprint(spec) != stated:
             raise FeatureError(_other_spec(path, found, spec))
         return cls(path, name, found)

@@ -38,7 +38,7 @@ def _tokenizer_module() -> ModuleType:
     """Import open_clip's file of the tokenizer alone: it needs nothing else of the package."""
     spec = importlib.util.spec_from_file_location("open_clip_tokenizer_alone", open_clip_folder() / "tokenizer.py")
     if spec is None or spec.loader is None:
-        raise EncoderError("open_clip has no tokenizer.py; install open-clip-torch as pyproject.toml names it")
+        raise EncoderError("open_clip has no tokenizer.py; install it again by `pip install open-clip-torch`")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -8,6 +8,7 @@ rest of the file is left.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,12 +130,21 @@ def _pretrained(model_class: Any, folder: Path) -> Any:
 def image_settings(folder: Path, settings: VideoSettings) -> ImageSettings:
     """Read what the checkpoint's image or video processor does; EncoderError when it cannot be done here."""
     found = _processor(folder)
+    try:
+        return _image_settings(folder, found, settings)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise EncoderError(f"the image processor of {folder} has values that cannot be used: {error!r}") from error
+
+
+def _image_settings(folder: Path, found: Mapping[str, Any], settings: VideoSettings) -> ImageSettings:
     # Pixels * factor - offset, from which the mean is taken: the same as the mean and deviation of pixels of 0 to 1.
     factor = 255 * float(found.get("rescale_factor", 1 / 255)) if found.get("do_rescale", True) else 255.0
     offset = 1.0 if found.get("offset") else 0.0
     mean, std = found["image_mean"], found["image_std"]
     if not found.get("do_normalize", True):
         mean, std = [0.0] * 3, [1.0] * 3
+    if not (len(mean) == len(std) == 3 and all(map(math.isfinite, (*mean, *std))) and min(std) > 0):
+        raise ValueError(f"image_mean {mean} and image_std {std}; expected three numbers each, image_std above 0")
     return ImageSettings(
         _transform(folder, found, settings),
         tuple((value + offset) / factor for value in mean),

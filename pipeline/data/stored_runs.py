@@ -12,6 +12,11 @@ from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.yaml_text import read_yaml
 from mesm.pipeline.data.texts import WORD_TABLE_FILE, table_fingerprint
 from mesm.pipeline.run.checkpoint import BEST, LAST, Checkpoint, checkpoint_file, read_checkpoint
+from mesm.pipeline.run.package import CALIBRATION
+from mesm.pipeline.run.text_files import without_hash
+
+_HASHED = ("metrics.jsonl", CALIBRATION)
+"""Texts that hold their own hash."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,10 @@ def _verify_table(path: Path, fingerprints: set[str]) -> FileFinding:
 def _text_problem(path: Path) -> str:
     try:
         text = read_plain_text(path)
-        read = read_yaml if path.suffix == ".yaml" else parse_json
         for part in text.splitlines() if path.suffix == ".jsonl" else [text]:
-            read(part)
+            found = read_yaml(part) if path.suffix == ".yaml" else parse_json(part)
+            if path.name in _HASHED:
+                without_hash(found)
     except (OSError, ValueError) as error:
         return f"it cannot be read: {error}"
     return ""

@@ -16,6 +16,7 @@ from mesm.pipeline.run.text_files import publish_facts, read_facts
 if TYPE_CHECKING:
     from mesm.pipeline.evaluate.trained import TrainedModel
 
+REMEDY = "make it anew by `mesm-pipeline evaluate RUN --calibrate`, or delete it and do without"
 LEAST_QUERIES = 20
 """Fewer say nothing: their standard error of a share is more than a tenth."""
 
@@ -52,9 +53,11 @@ def read_calibration(trained: TrainedModel) -> Calibration | None:
             None if epoch is None else int(epoch),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PipelineError(f"{path} is no calibration of this program, or is damaged: {error}") from error
+        raise PipelineError(f"{path} is no calibration of this program, or is damaged: {error}; {REMEDY}") from error
     if not (found.temperature > 0 and math.isfinite(found.temperature) and math.isfinite(found.offset)):
-        raise PipelineError(f"{path}: a temperature of {found.temperature} and an offset of {found.offset} cannot be")
+        raise PipelineError(
+            f"{path}: a temperature of {found.temperature} and an offset of {found.offset} cannot be; {REMEDY}"
+        )
     return found if found.epoch == _epoch(trained) else None
 
 

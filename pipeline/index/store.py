@@ -187,7 +187,10 @@ def read_facts(path: Path) -> IndexFacts:
             f"{path} is no index; make one by: mesm-pipeline index FOLDER_OF_VIDEOS --index {path}"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PipelineError(f"{file} is damaged ({type(error).__name__}: {error})") from error
+        raise PipelineError(
+            f"{file} is damaged ({type(error).__name__}: {error}); delete it and {CATALOGUE_FILE} beside it, and run "
+            "index again: films whose vectors are there are not encoded again by the same model"
+        ) from error
     if version not in range(1, FORMAT + 1):
         raise PipelineError(f"{file} has format {version}, this program reads up to {FORMAT}; update it")
     return facts
@@ -195,4 +198,6 @@ def read_facts(path: Path) -> IndexFacts:
 
 def _is_begun(path: Path) -> bool:
     """Say whether a folder is an index whose making was stopped at its very beginning."""
-    return all(child.name in ("features", CATALOGUE_FILE) or child.name.startswith(".") for child in path.iterdir())
+    return all(
+        child.name.startswith(("features", CATALOGUE_FILE)) or child.name.startswith(".") for child in path.iterdir()
+    )

@@ -98,13 +98,13 @@ def _lacks(index: IndexStore, film: Film, transcriber: Transcriber) -> bool:
 
 
 def _known(index: IndexStore, film: str) -> dict[str, Any]:
-    """Return how far a film was heard; nothing when that is damaged, as it can be heard again."""
+    """What is noted of a film's transcript; nothing where there is none, or the note is damaged: it is heard again."""
     stored = index.catalogue.transcript(film)
     try:
         known = parse_json(stored.decode()) if stored is not None else {}
-    except ValueError:
+        return {"model": known["model"], "heard_s": float(known["heard_s"]), "whole": bool(known["whole"])}
+    except (ValueError, LookupError, TypeError):
         return {}
-    return known if isinstance(known, dict) and {"model", "heard_s", "whole"} <= set(known) else {}
 
 
 def _state(transcriber: Transcriber, heard_s: float, whole: bool) -> bytes:

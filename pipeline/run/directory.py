@@ -22,7 +22,7 @@ from mesm.datasets.shards.publishing import remove_stale_temporaries, write_erro
 from mesm.pipeline.run.checkpoint import Checkpoint, checkpoint_file, load_checkpoint, save_checkpoint
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.shown_text import json_text
-from mesm.pipeline.run.text_files import publish_text
+from mesm.pipeline.run.text_files import hashed, publish_text, without_hash
 
 SHOWN = 10
 
@@ -77,8 +77,8 @@ class RunDirectory:
         return read_metrics(self.metrics_path) if self.metrics_path.exists() else []
 
     def set_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Write all lines of metrics.jsonl anew, at once."""
-        self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        """Write all lines of metrics.jsonl anew, at once, each with its hash."""
+        self.write_text("metrics.jsonl", "".join(json.dumps(hashed(row)) + "\n" for row in rows))
         write_point("metrics:published")
 
 
@@ -90,10 +90,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows, damaged = [], []
     for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
         try:
-            row = parse_json(line)
+            row = without_hash(parse_json(line))
         except ValueError:
             row = None
-        if isinstance(row, dict) and type(row.get("epoch")) is int:
+        if row is not None and type(row.get("epoch")) is int:
             rows.append(row)
         elif line.strip():
             damaged.append(str(number))

@@ -114,4 +114,6 @@ def _calibration(folder: Path) -> Mapping[str, Any] | None:
     try:
         return read_facts(path)
     except ValueError as error:
-        raise PipelineError(f"{path} is no calibration of this program, or is damaged: {error}") from error
+        raise PipelineError(
+            f"{path} is damaged: {error}; make it anew by `mesm-pipeline evaluate RUN --calibrate`, or delete it"
+        ) from error

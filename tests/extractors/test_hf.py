@@ -279,6 +279,17 @@ def test_patches_of_any_shape_are_refused(tmp_path):
         create_video_encoder("hf", weights=str(tmp_path))
 
 
+@pytest.mark.parametrize("values", [{"size": 3.5}, {"size": ["x"]}, {"image_mean": 3}, {"image_std": [0, 1, 1]}, None])
+def test_an_image_processor_of_other_values_is_refused(values, clip_checkpoint, tmp_path):
+    for path in clip_checkpoint.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    file = tmp_path / "preprocessor_config.json"
+    text = "[" * 100_000 if values is None else json.dumps({**json.loads(file.read_text()), **values})
+    file.write_text(text)
+    with pytest.raises(EncoderError, match=r"image processor|JSON"):
+        create_video_encoder("hf", weights=str(tmp_path))
+
+
 def test_an_unknown_filter_is_refused(clip_checkpoint, tmp_path):
     for path in clip_checkpoint.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -19,10 +19,13 @@ from mesm.pipeline import cli
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.data.stored import verify_features
 from mesm.pipeline.data.stored_runs import verify_run
+from mesm.pipeline.evaluate.calibration import read_calibration
+from mesm.pipeline.evaluate.trained import load_trained
 from mesm.pipeline.index.search import present_file
 from mesm.pipeline.index.store import IndexStore
 from mesm.pipeline.run.checkpoint import BEST, LAST
 from mesm.pipeline.run.directory import RunDirectory
+from mesm.pipeline.run.package import CALIBRATION
 from mesm.tools.attacks.films import FILMS, Material, make_annotations, make_films
 
 SHORT_TEXT = 1000
@@ -70,9 +73,9 @@ def _run(out: Path) -> dict[str, Any]:
             found[which] = (tensors, checkpoint.meta)
     rows = [{name: value for name, value in row.items() if name != "seconds"} for row in run.metrics()]
     found |= {f"metrics of epoch {row['epoch']}": row for row in rows}
-    for name in ("config.yaml", "calibration.json"):
-        path = out / name
-        found[name] = path.read_text("utf-8", "replace") if path.exists() else None
+    # Nothing is read from config.yaml and report.html, which are for people.
+    calibration = out / CALIBRATION
+    found["calibration"] = read_calibration(load_trained(out, torch.device("cpu"))) if calibration.exists() else None
     found["report"] = run.report_path.exists()
     return found
 

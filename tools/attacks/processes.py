@@ -1,6 +1,6 @@
 """Work in processes that may be killed, forked from one that has imported everything, which takes longer than the work.
 
-`Forks` starts this file as a program, which reads one JSON object a line, a `Task` and how often to do it at the same
+`Forks` starts `serve` as a program, which reads one JSON object a line, a `Task` and how often to do it at the same
 time, and answers with one line, an `Ended`.
 """
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mesm.datasets.shards import faults
+from mesm.pipeline.run.threads import PASSIVE
 
 PATIENCE = "MESM_TORTURE_PATIENCE_S"
 """Variable: within how many seconds processes of a killed one have to notice and end; 20 where it is not set."""
@@ -76,13 +77,16 @@ class Ended:
         return status
 
 
+_PROGRAM = "import sys; from mesm.tools.attacks.processes import serve; serve(sys.argv[1:])"
+
+
 class Forks:
     """A process that imports modules once and forks at every task."""
 
     def __init__(self, modules: Sequence[str]) -> None:
         """Start it; modules: what to import before."""
-        command = [sys.executable, "-m", "mesm.tools.attacks.processes", *modules]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        command = [sys.executable, "-c", _PROGRAM, *modules]
+        environment = {**PASSIVE, **os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -224,7 +228,3 @@ def _prepare(task: Task, passed: int) -> None:
     if task.file_bytes:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (task.file_bytes, task.file_bytes))
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1:])

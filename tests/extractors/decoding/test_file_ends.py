@@ -80,6 +80,28 @@ def test_held_film_that_was_cut_is_refused(tmp_path: Path) -> None:
         probe(path)
 
 
+def without_length(path: Path) -> Path:
+    """Put an element without a meaning in the place of a Matroska file's duration."""
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x44\x89\x88")
+    content[at : at + 11] = b"\xec\x89" + bytes(9)
+    path.write_bytes(content)
+    return path
+
+
+def test_film_of_no_declared_length_ends_where_its_structure_does(tmp_path: Path) -> None:
+    path = tmp_path / "whole.mkv"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=160x120:r=25:d=6", *X264, str(path))
+    reading = read_film(without_length(path))
+    assert reading.error is None
+    assert reading.info is not None
+    assert reading.info.frame_count == 150
+    size = path.stat().st_size
+    os.truncate(path, int(0.96 * size))
+    with pytest.raises(ProbeError, match=rf"speaks of {size:,} bytes, but has {int(0.96 * size):,}: truncated"):
+        probe(path)
+
+
 def gapped(path: Path) -> Path:
     """Make an AVI of 100 pictures, 55 of which repeat the one before as empty chunks."""
     gaps = ("-vf", "select='not(between(mod(n,20),5,15))'", "-fps_mode", "vfr")

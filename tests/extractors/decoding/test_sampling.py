@@ -36,6 +36,12 @@ SLOWFAST_TABLE = "golden/extractors/sampling_slowfast.json"
 SLOWFAST_SPAN = Fraction(64, 30)
 
 
+def test_a_window_that_reaches_beyond_the_end_is_shifted_back_to_fit() -> None:
+    assert window_rows(steady(10, 38), 2.0, 4).tolist() == [[2, 7, 12, 17], [20, 25, 30, 35]]
+    assert window_rows(steady(10, 15), 2.0, 4).tolist() == [[2, 7, 12, 14]]
+    assert window_rows(steady(10, 15), 1.0, 2).tolist() == [[2, 7], [7, 12]]
+
+
 def video(timestamps: Sequence[int], time_base: Fraction, last: int) -> VideoInfo:
     """Describe a video whose frames are shown at these ticks, the last one for `last` ticks."""
     end = timestamps[-1] + last

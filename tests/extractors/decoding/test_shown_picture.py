@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import subprocess
@@ -260,6 +261,57 @@ def test_part_that_the_container_shows_is_cut_out(
         frames = np.stack([rgb for _, rgb in stream])
     assert frames.shape == expected.shape
     assert np.abs(frames.astype(int) - expected).mean() < 1
+
+
+def with_crop(path: Path, left: int, top: int) -> Path:
+    """Write a crop into a Matroska film, in the place of the aspect ratio to show it in."""
+    content = path.read_bytes()
+    for shape, crop in ((b"\x54\xb0\x81.", b"\x54\xcc\x81%c" % left), (b"\x54\xba\x81.", b"\x54\xbb\x81%c" % top)):
+        content, count = re.subn(shape, crop, content, count=1, flags=re.DOTALL)
+        assert count == 1
+    path.write_bytes(content.replace(b"\x54\xb2\x81\x03", b"\x54\xb2\x81\x00"))
+    return path
+
+
+def test_crop_of_matroska_is_that_of_its_video_track(tmp_path: Path) -> None:
+    plain, path = pattern(tmp_path / "plain.mp4", "-bf", "0"), tmp_path / "cropped.mkv"
+    sound = ("-f", "lavfi", "-t", "0.4", "-i", "sine", "-map", "1:a", "-map", "0:v")
+    ffmpeg("-i", str(plain), *sound, "-c:v", "copy", "-aspect", "2:1", "-c:a", "aac", str(path))
+    info = probe(with_crop(path, 20, 16))
+    assert (info.width, info.height, info.rule) == (140, 104, READING_RULE)
+    raw = ffmpeg("-i", str(plain), "-vf", "crop=140:104:20:16", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    expected = np.frombuffer(raw, np.uint8).reshape(-1, 104, 140, 3)
+    with open_stream(info) as stream:
+        frames = np.stack([rgb for _, rgb in stream])
+    assert frames.shape == expected.shape
+    assert np.abs(frames.astype(int) - expected).mean() < 1
+
+
+def element(name: int, *content: bytes) -> bytes:
+    """An EBML element, its size in four bytes."""
+    inside = b"".join(content)
+    return name.to_bytes((name.bit_length() + 7) // 8, "big") + (0x10000000 | len(inside)).to_bytes(4, "big") + inside
+
+
+def test_crops_of_matroska_by_their_sides(tmp_path: Path) -> None:
+    def track(kind: int, *sides: tuple[int, bytes]) -> bytes:
+        picture = element(0xE0, element(0xB0, b"\x02\x80"), *(element(name, value) for name, value in sides))
+        return element(0xAE, element(0xD7, b"\x01"), element(0x83, bytes([kind])), picture)
+
+    first = track(1, (0x54CC, b"\x01\x00"), (0x54DD, b"\x02"), (0x54BB, b"\0\0\0\0\0\0\0\x03"), (0x54AA, b"\x04"))
+    tracks = element(0x1654AE6B, track(2, (0x54CC, b"\x09")), first, track(1, (0x54BB, b"\x07")), track(1))
+    later = element(0x1654AE6B, track(1, (0x54CC, b"\x08")))
+    path = tmp_path / "tracks"
+    path.write_bytes(element(0x1A45DFA3) + element(0x18538067, element(0xEC, b"\0"), tracks, later))
+    assert container_crop(path, "matroska", 0, 640, 480) == (256, 2, 3, 4)
+    assert container_crop(path, "matroska", 1, 640, 480) == (0, 0, 7, 0)
+    assert container_crop(path, "matroska", 2, 640, 480) is None
+    assert container_crop(path, "matroska", 3, 640, 480) is None
+    assert container_crop(path, "matroska", 0, 259, 480) == (256, 2, 3, 4)
+    assert container_crop(path, "matroska", 0, 258, 480) is None
+    assert container_crop(path, "matroska", 0, 640, 8) == (256, 2, 3, 4)
+    assert container_crop(path, "matroska", 0, 640, 7) is None
+    assert container_crop(path, "avi", 0, 640, 480) is None
 
 
 @pytest.mark.parametrize("aperture", [(1000, 96, 0, 0), (128, 96, 100, 0), (160, 120, 0, 0), (0, 0, 0, 0)])

@@ -161,6 +161,24 @@ def test_a_lost_catalogue_is_made_anew_without_encoding(
     assert names(opened) == ["a.mp4", "b.mp4"]
 
 
+def test_lost_facts_are_made_anew_without_encoding(
+    index: IndexStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_files(index, [place], [ColourFrames()])
+    index.close()
+    facts = index.path / INDEX_FILE
+    facts.write_text(facts.read_text().replace("1.0", "2.0"))
+    with pytest.raises(PipelineError, match=r"it was changed.*delete it and catalogue.sqlite"):
+        IndexStore.open(index.path)
+    for file in (facts, *index.path.glob(f"{CATALOGUE_FILE}*")):
+        file.unlink()
+    monkeypatch.setattr(ColourFrames, "encode", lambda *_: pytest.fail("encoded again"))
+    opened = IndexStore.create_or_open(index.path, "colours", [ColourFrames()])
+    add_files(opened, [place], [ColourFrames()])
+    assert names(opened) == ["a.mp4", "b.mp4"]
+    assert len(opened.matrix) == 42
+
+
 def test_other_models_versions_and_folders_are_refused(index: IndexStore, tmp_path: Path) -> None:
     class Other(ColourFrames):
         spec = {"encoder": "colour", "weights": "other"}  # noqa: RUF012

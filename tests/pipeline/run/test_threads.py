@@ -38,7 +38,7 @@ PROGRAMS = {
     "mesm.tools.readme_table": ("-m", "mesm.tools.readme_table"),
 }
 
-WITHOUT_TORCH = {"mesm.tools.trial_spans": ("-m", "mesm.tools.trial_spans", "--help")}
+WITHOUT_TORCH = {f"mesm.tools.{name}": ("-m", f"mesm.tools.{name}", "--help") for name in ("torture", "trial_spans")}
 
 LIBRARY = """
 import os, threading

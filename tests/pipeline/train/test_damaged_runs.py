@@ -250,3 +250,17 @@ def test_a_network_that_no_memory_holds_is_refused_before_it_is_built(corpus: Pa
     tiny_config(corpus)
     with pytest.raises(PipelineError, match="GiB of memory are free"):
         train_tiny(corpus, tmp_path / "run", "model.dim=65536", "model.feed_forward_dim=65536")
+
+
+def test_a_changed_digit_of_an_epoch_is_found(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, text = run.metrics(), run.metrics_path.read_text()
+    place = text.index('"span": 0.') + len('"span": 0.')
+    run.metrics_path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+    assert run.metrics() == whole[1:]
+    assert "no figures of an epoch in line 1" in capsys.readouterr().err
+    assert cli.run(["verify", str(run.path)]) == 1
+    assert "it was changed" in capsys.readouterr().out
+    run.set_metrics(whole)
+    assert run.metrics() == whole
+    run.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in whole))
+    assert run.metrics() == whole, "rows of earlier versions have no hash"
