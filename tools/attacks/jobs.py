@@ -65,7 +65,8 @@ def _features(out: Path) -> dict[str, Any]:
 
 def _run(out: Path) -> dict[str, Any]:
     """Weights, state and figures of a run."""
-    run, found = RunDirectory(out), {}
+    run = RunDirectory(out)
+    found: dict[str, Any] = {}
     for which in (BEST, LAST):
         checkpoint = run.load(which)
         if checkpoint is not None:
