@@ -138,6 +138,9 @@ class Batch:
     `negative_query`, `word_mask` and `targets` do not have them. 0: all."""
     sentences: Sentences | None = None
     """For networks whose configuration asks for `sentences`; None for all others."""
+    narration: Tensor | None = None
+    """(T, D_text) float32, what a narrator says at each row of `video`, as a vector; zeros where it says nothing. For
+    networks whose configuration `reads_narration`; None for all others."""
     query_ids: Tensor | None = None
     """(N,) int64, which query of its split each one is; None when nobody has numbered them."""
     progress: Tensor | None = None

@@ -133,7 +133,7 @@ def best_pairs(log_start: Tensor, log_end: Tensor, mask: Tensor, count: int, off
         open_ = (log_start[..., None] + log_end[:, None]).masked_fill(~allowed, -torch.inf).flatten(1)
     closed = -1.0 if official else -torch.inf
     pairs = torch.stack(torch.meshgrid(place, place, indexing="ij"), dim=-1).flatten(0, 1)
-    chosen, values = [], []
+    chosen, values = list[Tensor](), list[Tensor]()
     for number in range(count):
         value, best = open_.max(1)
         # On a CPU as on a GPU, the first of equal ones.

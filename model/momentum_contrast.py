@@ -51,6 +51,8 @@ class Contrasted:
 class MomentumContrast(nn.Module):
     """The two encoders that the main path goes through, and all that the loss needs beside them."""
 
+    visual_encoder: nn.Linear
+    text_encoder: nn.Linear
     video_queue: Tensor
     text_queue: Tensor
     queued: Tensor

@@ -75,9 +75,17 @@ class NetworkConfig:
         """Say whether answers are to be made in batches of the file's order, as they depend on who meets whom."""
         return False
 
+    def reads_narration(self) -> bool:
+        """Say whether the network reads what a narrator says of the videos."""
+        return False
+
     def compiles(self) -> bool:
         """Say whether a compiler can take the network in few pieces; recurrent layers throughout leave it nothing."""
         return True
+
+    def most_words(self) -> int | None:
+        """Return how many words a query may have; None: any number."""
+        return None
 
     def most_queries(self) -> int | None:
         """Return how many queries a step may hold; None: any number."""

@@ -55,6 +55,7 @@ NETWORKS: Mapping[str, NetworkEntry] = {
             "Moment-DETR, NeurIPS 2021",
         ),
         NetworkEntry("emb", "emb:Emb", "emb:EmbConfig", "emb:EmbLosses", "EMB, ECCV 2022"),
+        NetworkEntry("tea", "emb:Tea", "emb:TeaConfig", "emb:EmbLosses", "TEA, 2024"),
         NetworkEntry(
             "span-map",
             "span_map:SpanMap",

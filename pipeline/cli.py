@@ -26,6 +26,7 @@ from mesm.pipeline.commands import (
     ground,
     info,
     learning_curve,
+    narrate,
     released,
     serve,
     show,
@@ -50,6 +51,7 @@ app = typer.Typer(
     help="Find the moment in a video that a sentence describes.\n\nExample: mesm-pipeline demo --out mesm-demo",
 )
 app.command()(extract.extract)
+app.command()(narrate.narrate)
 app.command()(check.check)
 app.command()(train.train)
 app.command()(train.reproduce)

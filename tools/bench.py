@@ -17,6 +17,8 @@
 * `ground`: one query about a video of a minute, and one of two hours, that is encoded already.
 * `ask`: a search over an index of so many rows, warm and cold, without the encoding of the question; the planning of so
   many files; the entering of a film.
+* `large`: reading, planning, an epoch of batches and the scoring of a generated data set of the size of ActivityNet
+  Captions, and the memory that they take.
 * `beside`: a training step alone, and beside a process that keeps one core busy; with idle threads that wait as OpenMP
   has them wait by default, and as our programs do (`mesm.pipeline.run.threads`).
 
@@ -43,7 +45,7 @@ def show(row: dict[str, Any], as_json: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark; exit code 1 when the two forms do not agree."""
     # After the program has said how threads wait.
-    from mesm.tools.benchmarks import ask, beside, stages, steps
+    from mesm.tools.benchmarks import ask, beside, large, stages, steps
     from mesm.tools.synthetic_batches import PUBLISHED, SHAPES
 
     of_setting: dict[str, Callable[[str, argparse.Namespace], dict[str, Any]]] = {
@@ -52,7 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "epoch": stages.bench_epoch,
         "beside": beside.bench_beside,
     }
-    of_none = {"evaluate": stages.bench_evaluate, "ground": stages.bench_ground, "ask": ask.bench_ask}
+    of_none = {
+        "evaluate": stages.bench_evaluate,
+        "ground": stages.bench_ground,
+        "ask": ask.bench_ask,
+        "large": large.bench_large,
+    }
     parser = argparse.ArgumentParser(
         prog="python -m mesm.tools.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=7, help="rounds; in each the plain form runs once")
     parser.add_argument("--inner", type=int, default=3, help="runs of ours in a round")
     parser.add_argument("--videos", type=int, default=120, help="videos of `epoch`")
+    parser.add_argument("--many", type=int, default=15_000, help="videos of `large`")
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of `ask`")
     parser.add_argument("--files", type=int, default=100_000, help="files of `ask`")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")

@@ -7,6 +7,7 @@ each behaviour (EMB) or variant (TEA). The file of post-processing holds labels,
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.narration import passages_to_rows
 from mesm.datasets.targets import pool_rows
 from mesm.model.batch import Batch, Targets, Words
 from mesm.model.elastic import best_pairs, rows_of_windows, threshold_of
@@ -71,16 +73,21 @@ def check_file(path: Path) -> tuple[str, list[Comparison]]:
         golden = {name: archive[name] for name in archive.files}
     if is_postprocessing(list(golden)):
         return "labels, answers and cutting of emb", list(_check_postprocessing(golden))
-    network, rows = str(golden["network"]), []
+    network, rows = str(golden["network"]), list[Comparison]()
     for behaviour in ("official", "fixed"):
         if f"{behaviour}/answer" in golden:
             rows += _check_behaviour(golden, network, behaviour)
         rows += _check_alone(golden, network, behaviour)
+    for variant in sorted(name.removesuffix("/options") for name in golden if name.endswith("/options")):
+        rows += _check_variant(golden, network, variant)
+    if "narrative/features" in golden:
+        rows.append(_check_narrative(golden))
     if "threshold_by_epoch" in golden:
         epochs = len(golden["threshold_by_epoch"])
         ours = [threshold_of(torch.tensor(e / epochs, dtype=torch.float64), torch.device("cpu")) for e in range(epochs)]
         rows.append(_distance("threshold_by_epoch", torch.stack(ours).numpy(), golden["threshold_by_epoch"]))
-    return f"{network}, {SETTINGS.get(str(golden['setting']), golden['setting'])}", rows
+    setting = str(golden.get("setting", "a plain reading of its paper"))
+    return f"{network}, {SETTINGS.get(setting, setting)}", rows
 
 
 def formula_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -116,14 +123,18 @@ def golden_batch(golden: Golden, chosen: list[int] | None = None) -> Batch:
     frames = Layout(golden["batch/video_length"][part].tolist())
     ids = golden["batch/word_ids"][part]
     ids = ids[:, : int((ids != 0).sum(1).max())]
-    vectors = np.concatenate((np.zeros((2, golden["word_vectors"].shape[1]), np.float32), golden["word_vectors"]))
+    vectors = _vectors(golden)
     valid = torch.from_numpy(ids != 0)
     video = frames.pack(torch.from_numpy(golden["batch/video_feat"][part][:, : frames.width]))
     rows = np.stack([golden[f"batch/{side}_idx"][part] for side in ("start", "end")], axis=1)
     bounds = (rows + np.array([0, 1])) / golden["batch/video_length"][part][:, None]
     nothing = torch.zeros(len(part), frames.width, dtype=torch.bool)
     windows = torch.from_numpy(bounds.astype(np.float32))[:, None]
+    narration = None
+    if "narrative/features" in golden:
+        narration = frames.pack(torch.from_numpy(golden["narrative/features"][part][:, : frames.width]))
     return Batch(
+        narration=narration,
         video=torch.cat((video, video.new_zeros(len(video), 2)), dim=1),
         frames=frames,
         video_of_query=tuple(range(len(part))),
@@ -131,6 +142,12 @@ def golden_batch(golden: Golden, chosen: list[int] | None = None) -> Batch:
         words=Words(torch.from_numpy(vectors[ids]), valid, tuple(valid.sum(1).tolist())),
         targets=Targets(windows, (1,) * len(part), nothing, nothing.float(), None, None),
     )
+
+
+def _vectors(golden: Golden) -> np.ndarray:
+    """(ids, D) vectors by id: zeros for padding and for unknown words, whose vector the network has."""
+    found = golden["word_vectors"]
+    return np.concatenate((np.zeros((2, found.shape[1]), np.float32), found))
 
 
 def _check_behaviour(golden: Golden, network: str, behaviour: str) -> Iterator[Comparison]:
@@ -151,12 +168,74 @@ def _check_behaviour(golden: Golden, network: str, behaviour: str) -> Iterator[C
     yield from _after_one_step(golden, prefix, build(), batch, network)
 
 
+def _check_variant(golden: Golden, network: str, variant: str) -> Iterator[Comparison]:
+    """Compare one variant of TEA: outputs, losses, answers, gradients and steps."""
+    options = json.loads(str(golden[f"{variant}/options"]))
+    switches = {"behaviour" if name == "mode" else name: value for name, value in options.items()}
+
+    def build() -> Emb:
+        return golden_network(golden, network, f"{variant}/parameter_names", **switches)
+
+    batch, model = golden_batch(golden), build().eval()
+    output = model(batch)
+    rows = list(_compare_variant_outputs(golden, f"{variant}/outputs", output))
+    rows += compare_losses(golden, variant, model, output, batch)
+    answers = model.decode(output, batch)
+    rows.append(_same(f"{variant}/answer", first_answer(model, output, batch), golden[f"{variant}/answer"][:, :2]))
+    share = (1 + options["alpha"]) ** 2 if options["paragraph"] else 1.0
+    score = answers.scores[:, 0].detach().numpy() * share
+    rows.append(_distance(f"{variant}/answer (product)", score, golden[f"{variant}/answer"][:, 2]))
+    yield from rows
+    shapes = published_shapes({"parameter_names": golden[f"{variant}/parameter_names"]})
+    yield from compare_training(
+        golden, variant, build, batch, {n: our_name(n, network) for n in shapes}, all_hold(rows)
+    )
+
+
+def _compare_variant_outputs(golden: Golden, prefix: str, output: EmbOutput) -> Iterator[Comparison]:
+    log_start, log_end = output.log_chances()
+    found = {"log_start": log_start, "log_end": log_end, "start_score": log_start.exp(), "end_score": log_end.exp()}
+    for name in ("highlight", "start_logits", "end_logits"):
+        found[name] = getattr(output, name)
+        if hasattr(output, f"paragraph_{name}"):
+            found[f"paragraph_{name}"] = getattr(output, f"paragraph_{name}")
+    for key in golden:
+        name = key.removeprefix(f"{prefix}/")
+        if key.startswith(f"{prefix}/") and name != "proposal_scores":
+            seen = golden[key] > SEEN
+            yield absolute(key, found[name][torch.from_numpy(seen)], golden[key][seen])
+    mask, scores = output.proposal_mask, output.proposal_scores
+    assert mask is not None
+    assert scores is not None
+    key = f"{prefix}/proposal_scores"
+    blocks = int(np.sqrt(golden[key].shape[1]))
+    first, last = torch.triu_indices(blocks, blocks).numpy()
+    yield absolute(key, scores[mask], golden[key][:, first * blocks + last][mask.numpy()])
+
+
+def _check_narrative(golden: Golden) -> Comparison:
+    """Compare the rows that passages become."""
+    vectors = golden["narrative/word_vectors"]
+    words = np.split(golden["narrative/passage_words"], np.cumsum(golden["narrative/passage_length"])[:-1])
+    rows = np.zeros_like(golden["narrative/features"])
+    for video, length in enumerate(golden["batch/video_length"]):
+        own = np.flatnonzero(golden["narrative/passage_video"] == video)
+        said = [vectors[words[i]] for i in own]
+        passages = [part.astype(np.float64).mean(0) if len(part) else None for part in said]
+        duration = float(golden["batch/duration"][video])
+        told = passages_to_rows(golden["narrative/passage_time"][own], passages, int(length), duration)
+        if told is not None:
+            rows[video, :length] = told
+    return _distance("narrative/features", rows, golden["narrative/features"])
+
+
 def _check_alone(golden: Golden, network: str, behaviour: str) -> Iterator[Comparison]:
     """Compare the answers to each query by itself, as far as the file has them."""
-    model = golden_network(golden, network, "parameter_names", behaviour=behaviour).eval()
+    found = any(name.startswith(f"{behaviour}/alone/") for name in golden)
+    model = golden_network(golden, network, "parameter_names", behaviour=behaviour).eval() if found else None
     for query in range(len(golden["batch/video_length"])):
         prefix = f"{behaviour}/alone/{query}"
-        if f"{prefix}/highlight" in golden:
+        if model is not None and f"{prefix}/highlight" in golden:
             with torch.no_grad():
                 yield from _compare_outputs(golden, prefix, model(golden_batch(golden, [query])))
 
@@ -209,7 +288,7 @@ def compare_training(
         network = build().train()
         if moved_by is not None:
             move_by_rounding(network, moved_by)
-        _loss(network, batch).backward()  # type: ignore[no-untyped-call]
+        _loss(network, batch).backward()
         norms = {name: float(p.grad.norm()) for name, p in network.named_parameters() if p.grad is not None}
         found = [_gradient(f"{prefix}/grad_norm/{n}", norms.get(ours or "", -1.0), golden) for n, ours in names.items()]
         network.zero_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ def check_ranking(golden: Golden, config: MsatConfig) -> Iterator[Comparison]:
     total = config.clips + 1
     start, end = torch.cartesian_prod(torch.arange(total), torch.arange(total)).unbind(1)
     candidate = torch.from_numpy(golden["buffers/iou_mask_map"].astype(bool)).flatten()
-    cases: list[tuple[str, Tensor, Tensor, Sequence[float]]] = []
+    cases: list[tuple[str, Tensor, Tensor, np.ndarray]] = []
     if "nms/kept/0" in golden:
         logits = torch.from_numpy(golden["eval/outputs/logits_iou"]).flatten(2)
         moments = torch.stack((start + logits[:, 0], end + logits[:, 1]), dim=-1)

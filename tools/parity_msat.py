@@ -122,9 +122,10 @@ class Subject:
         state: dict[str, Tensor] = {}
         for published, ours in self.names.items():
             if ours is not None and ours in shapes:
-                weight = np.float32(TEMPERATURE)
-                if not published.endswith("mplug.temp"):
-                    weight = formula_weight(published, shapes[ours])
+                is_temperature = published.endswith("mplug.temp")
+                weight = (
+                    np.array(TEMPERATURE, np.float32) if is_temperature else formula_weight(published, shapes[ours])
+                )
                 state[ours] = torch.from_numpy(np.asarray(weight))
         if config.vtc:
             if self.behaviour == "fixed":
@@ -351,8 +352,8 @@ class _Training:
         key, contrast = f"{self.prefix}{name}", self.network.contrast
         if contrast is None or f"{key}/idx_queue" not in self.golden:
             return
-        for part, expected in _places(self.golden, key).items():
-            same = torch.equal(getattr(contrast, part), expected)
+        for part, place in _places(self.golden, key).items():
+            same = torch.equal(getattr(contrast, part), place)
             self.states.append(Comparison(f"{key}/{part}", 0.0 if same else float("nan"), 0.0))
         for ours, published in (("video_queue", "image_queue"), ("text_queue", "text_queue")):
             if f"{key}/{published}" in self.golden:
@@ -362,8 +363,8 @@ class _Training:
                 self.states.append(scaled(f"{key}/{published}", held, expected, max(tolerance, OUTPUT_ATOL)))
         for member in self.golden:
             if member.startswith(f"{key}/{MPLUG}") and member.endswith("/norm"):
-                ours = our_name(member.removeprefix(f"{key}/").removesuffix("/norm"), "msat")
-                norm = self.network.state_dict()[str(ours)].norm()
+                slow = our_name(member.removeprefix(f"{key}/").removesuffix("/norm"), "msat")
+                norm = self.network.state_dict()[str(slow)].norm()
                 self.states.append(relative(member, norm, self.golden[member], LOSS_RTOL))
 
     def _entered(self, count: int) -> list[int]:

@@ -41,7 +41,7 @@ from mesm.tools.parity_mesm import (
 
 Golden = Mapping[str, np.ndarray]
 
-ELASTIC = ("emb",)
+ELASTIC = ("emb", "tea")
 """Networks whose files have another layout."""
 LOSSES = ("span", "giou", "label", "saliency")
 

@@ -61,7 +61,22 @@ PUBLISHED = {
 }
 """Batches of the published training settings: about 30 queries (QVHighlights 45), videos of different lengths."""
 
-SHAPES = {**PUBLISHED, "demo": BatchShape(258, 256, 203, _rows(16, 45, 8), _DEMO, _DEMO, 14)}
+ELASTIC = {
+    "emb-charades": BatchShape(1026, 300, 1, _rows(22, 39, 16), tuple(range(16)), tuple(range(16)), 12),
+    "activitynet-i3d-glove-emb": BatchShape(1026, 300, 1, (128,) * 16, tuple(range(16)), tuple(range(16)), 20),
+}
+"""Batches of EMB: 16 queries, about a video each."""
+
+_SIXTEEN = tuple(range(16))
+
+GRIDS = {
+    f"{network}-{dataset}-c3d": BatchShape(width, 300, classes, (256,) * 16, _SIXTEEN, _SIXTEEN, words=words)
+    for network in ("msat", "acb")
+    for dataset, width, classes, words in (("tacos", 4098, 1514, 16), ("activitynet", 502, 10728, 24))
+}
+"""Batches of sixteen queries about videos of their own, which all have the same number of rows."""
+
+SHAPES = {**PUBLISHED, **ELASTIC, **GRIDS, "demo": BatchShape(258, 256, 203, _rows(16, 45, 8), _DEMO, _DEMO, 14)}
 """These, and the batches of the demo, whose network is so small that threads wait more than they compute."""
 
 

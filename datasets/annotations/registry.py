@@ -63,6 +63,12 @@ READERS: Mapping[str, Reader] = {
     "activitynet": Reader(
         "video_json:ACTIVITYNET.read", ("train", "val_1", "val_2"), "train", ("val_2",), "activitynet"
     ),
+    "activitynet-cg": Reader(
+        "video_json:ACTIVITYNET_CG.read", _CG_SPLITS, "train", ("novel_composition", "novel_word"), "activitynet"
+    ),
+    "activitynet-cd": Reader(
+        "video_json:ACTIVITYNET_CD.read", _CD_SPLITS, "train", ("test_ood", "test_iid"), "activitynet"
+    ),
     "jsonl": Reader("jsonl:read_jsonl", (), "train", ("val",)),
 }
 AVAILABLE_SPLITS: Mapping[str, tuple[str, ...]] = {name: reader.splits for name, reader in READERS.items()}

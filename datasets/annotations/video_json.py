@@ -1,7 +1,7 @@
 """Readers of datasets that keep one JSON object per split: video -> its sentences and their time stamps.
 
-Charades-CG, Charades-CD, TACoS and ActivityNet Captions share this layout and differ in file names, in where
-the duration stands and in the unit of time.
+Charades-CG, Charades-CD, TACoS, ActivityNet Captions and its splits ActivityNet-CG and ActivityNet-CD share this layout
+and differ in file names, in where the duration stands and in the unit of time.
 """
 
 from __future__ import annotations
@@ -111,5 +111,14 @@ TACOS = VideoJson(
     duration_field=None,
     drop_reversed=True,
     key_suffix=".avi",
+)
+ACTIVITYNET_CG = VideoJson(CHARADES_CG.files)
+ACTIVITYNET_CD = VideoJson(
+    {
+        "train": "anet_train.json",
+        "val": "anet_val.json",
+        "test_ood": "anet_test_ood.json",
+        "test_iid": "anet_test_iid.json",
+    }
 )
 ACTIVITYNET = VideoJson({"train": "train.json", "val_1": "val_1.json", "val_2": "val_2.json"})

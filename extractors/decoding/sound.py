@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,15 @@ class SoundReader:
         """Open a file; ProbeError when it cannot be opened."""
         self._path = path
         self._container = open_container(path)
+        tracks = [track for track in self._container.streams.audio if track.codec_context is not None]
+        self._track: Any = tracks[0] if tracks else None
         self._start, self._held, self._end = 0, np.zeros(0, np.float32), False
         self._parts = self._decoded()
 
     @property
     def silent(self) -> bool:
-        """Whether the film has no sound track."""
-        return not self._container.streams.audio
+        """Whether the film has no sound track that can be decoded."""
+        return self._track is None
 
     def read(self, start_s: float, seconds: float) -> np.ndarray:
         """Return the samples (n,) float32 of some seconds, fewer at the end of the sound; `start_s` never goes back.
@@ -74,14 +76,13 @@ class SoundReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _decoded(self) -> Iterator[np.ndarray]:
+    def _decoded(self) -> Generator[np.ndarray, None, None]:
         """Yield samples without a gap from the film's start on."""
         if self.silent:
             return
-        stream = self._container.streams.audio[0]
         begin = (self._container.start_time or 0) / av.time_base
         clock = 0
-        for part in self._resampled(stream):
+        for part in self._resampled():
             stated = round((part.time - begin) * RATE) if part.pts is not None else clock
             gap = stated - clock
             if _GAP_S * RATE < gap < _LARGEST_GAP_S * RATE:
@@ -94,10 +95,10 @@ class SoundReader:
             clock += len(samples)
             yield samples
 
-    def _resampled(self, stream: Any) -> Iterator[Any]:
+    def _resampled(self) -> Iterator[Any]:
         resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
         try:
-            for packet in self._container.demux(stream):
+            for packet in self._container.demux(self._track):
                 try:
                     frames = packet.decode()
                 except InvalidDataError:

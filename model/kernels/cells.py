@@ -22,13 +22,13 @@ class Diagonal(NamedTuple):
 
     length: int
     step: int
-    count: int
+    cells: int
 
 
 def index_of_diagonals(diagonals: Sequence[Diagonal]) -> tuple[Tensor, Tensor]:
     """Return start and end of each cell, (C,) int64 both, one diagonal after the other."""
-    starts = np.concatenate([np.arange(d.count) * d.step for d in diagonals])
-    lengths = np.repeat([d.length for d in diagonals], [d.count for d in diagonals])
+    starts = np.concatenate([np.arange(d.cells) * d.step for d in diagonals])
+    lengths = np.repeat([d.length for d in diagonals], [d.cells for d in diagonals])
     return torch.from_numpy(starts), torch.from_numpy(starts + lengths)
 
 
@@ -64,8 +64,8 @@ def fast_diagonal_cells(
 
 def _slices(diagonal: Diagonal) -> tuple[slice, slice, slice]:
     """Points of the starts, the middles and the ends of a diagonal's cells."""
-    length, step, count = diagonal
-    reach = (count - 1) * step + 1
+    length, step, cells = diagonal
+    reach = (cells - 1) * step + 1
     return tuple(slice(first, first + reach, step) for first in (0, length // 2, length))  # type: ignore[return-value]
 
 
@@ -87,7 +87,7 @@ class _DiagonalCells(torch.autograd.Function):
         diagonals: tuple[Diagonal, ...],
         p: float,
     ) -> Tensor:
-        out = s.new_empty(s.shape[0], sum(d.count for d in diagonals), len(weight))
+        out = s.new_empty(s.shape[0], sum(d.cells for d in diagonals), len(weight))
         masks: list[Tensor] = []
         ctx.diagonals, ctx.factors = diagonals, []
         first = 0
@@ -98,8 +98,8 @@ class _DiagonalCells(torch.autograd.Function):
                 hidden = apply_mask(hidden, keep, factor)
                 masks.append(keep)
                 ctx.factors.append(factor)
-            out[:, first : first + diagonal.count] = F.linear(hidden, weight, bias)
-            first += diagonal.count
+            out[:, first : first + diagonal.cells] = F.linear(hidden, weight, bias)
+            first += diagonal.cells
         ctx.save_for_backward(s, m, e, weight, *masks)
         return out
 
@@ -110,8 +110,8 @@ class _DiagonalCells(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight)
         first = 0
         for number, diagonal in enumerate(ctx.diagonals):
-            above = gradient[:, first : first + diagonal.count].flatten(0, 1)
-            first += diagonal.count
+            above = gradient[:, first : first + diagonal.cells].flatten(0, 1)
+            first += diagonal.cells
             hidden = _hidden(s, m, e, diagonal)
             inner = (above @ weight).view_as(hidden).mul_(hidden > 0)
             if masks:

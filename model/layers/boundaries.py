@@ -53,9 +53,26 @@ class OrderedReader(nn.Module):
         """(N, L, D) to the same; lengths: valid rows of each."""
         # Autocast would turn to float16 on GPUs, whose gradients need scaling.
         with torch.autocast(x.device.type, enabled=False):
-            packed = pack_padded_sequence(x.float(), torch.tensor(lengths), batch_first=True, enforce_sorted=False)
-            read, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])
+            read = self.both_ways(x.float(), lengths) if x.device.type == "cpu" else self.packed(x.float(), lengths)
         return self.output(read.to(x.dtype))
+
+    def packed(self, x: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        """(N, L, D) to (N, L, 2 D), zeros at padding, as torch reads packed sequences."""
+        packed = pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False)
+        read, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])
+        return read
+
+    def both_ways(self, x: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        """The same, padding read along: on a CPU each step's gradient would fill a tensor of all packed rows anew."""
+        size, place = torch.tensor(lengths, device=x.device)[:, None], torch.arange(x.shape[1], device=x.device)
+        turned = torch.where(place < size, size - 1 - place, place)[..., None].expand_as(x)
+        weights = [getattr(self.rnn, name) for names in self.rnn._all_weights for name in names]
+        start = x.new_zeros(1, len(x), x.shape[2])
+        ahead, back = (
+            torch.lstm(one, (start, start), own, True, 1, 0.0, self.training, False, True)[0]
+            for one, own in ((x, weights[:4]), (x.gather(1, turned), weights[4:]))
+        )
+        return torch.cat((ahead, back.gather(1, turned)), dim=-1) * (place < size)[..., None]
 
 
 class BoundaryPredictor(nn.Module):

@@ -1,17 +1,18 @@
 """EMB (elastic moment bounding), and TEA, which reads a narrative of the video beside its frames.
 
-Source of EMB: Huang et al., "Video Activity Localisation with Uncertainties in Temporal Boundary", ECCV 2022, and its
-code, `Raymond-sci/EMB` at a81e57a. Of TEA (text-enhanced alignment, 2024) there is no code; what its paper leaves open
-is marked as ours where it stands.
+Source of EMB: Huang et al., ECCV 2022, and its code, `Raymond-sci/EMB` at a81e57a. Of TEA (text-enhanced alignment,
+2024) there is no code; what its paper leaves open is marked as ours where it stands.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from mesm.model.batch import Batch, in_float32
@@ -28,8 +29,9 @@ from mesm.model.elastic import (
 )
 from mesm.model.kernels import dropout
 from mesm.model.layers.boundaries import BoundaryPredictor, Fuser
-from mesm.model.layers.guided import HIDDEN, FrameLayer, GuidedLayer, PlainLayer, sine_table
+from mesm.model.layers.guided import HIDDEN, PlainLayer, sine_table
 from mesm.model.layers.proposals import LIFTED, Proposals, Ranker, lay_out, proposal_features, proposal_guides
+from mesm.model.layers.sides import Asked, FrameSide, Paragraph, ProposalSide, Size, initialise
 from mesm.model.losses import WHOLE, Share, hull_windows, targets_of
 from mesm.model.network import Answers, Network
 from mesm.model.network_config import TEMPORAL_COLUMNS, NetworkConfig, Sizes
@@ -47,6 +49,11 @@ class EmbOptions(NetworkConfig):
     behaviour: Literal["fixed", "official"] = "fixed"
     """`official`: as the published code, to the last defect: padding reaches the proposals, the last candidate of the
     end lies one row too far, highlights end early, and probabilities underflow."""
+
+    @property
+    def size(self) -> Size:
+        """Width, heads and dropout of every layer."""
+        return self.dim, self.heads, self.dropout
 
     def ties(self) -> list[str]:
         """Name the option under which a proposal's score depends on the longest video of the batch; no answer does."""
@@ -66,6 +73,27 @@ class EmbConfig(EmbOptions):
     """EMB."""
 
     network: Literal["emb"] = "emb"
+
+
+@dataclass(frozen=True)
+class TeaConfig(EmbOptions):
+    """TEA: EMB with a narrative. Without `narrative` and `paragraph` it is EMB, bit for bit."""
+
+    network: Literal["tea"] = "tea"
+    narrative: Literal["none", "add", "attention", "concat_mlp"] = "concat_mlp"
+    """How frames and narrative become one (equation 4). The depth of the MLP is ours."""
+    paragraph: bool = True
+    """A second branch asks the narrative alone (equations 12 and 13)."""
+    paragraph_guided: bool = True
+    """Its layers are those of the frames; false: without guides. The paper's equation 12 names attention alone."""
+    alpha: Annotated[float, Ge(0), Le(100)] = 0.5
+    """Weight of that branch's probabilities (equation 14)."""
+    supervise_paragraph: bool = False
+    """That branch's highlights are trained, too (not in the paper)."""
+
+    def reads_narration(self) -> bool:
+        """Without a merging and without the branch, the narrative is not read."""
+        return self.narrative != "none" or self.paragraph
 
 
 @dataclass(frozen=True)
@@ -103,42 +131,32 @@ class EmbOutput:
         return self.start_logits.log_softmax(1), self.end_logits.log_softmax(1)
 
 
-class FrameSide(nn.Module):
-    """The layers in which frames and words meet."""
+@dataclass
+class TeaOutput(EmbOutput):
+    """What the network says about N queries, and its second branch."""
 
-    def __init__(self, config: EmbOptions, frames: type[PlainLayer] = FrameLayer) -> None:
-        super().__init__()
-        size = (config.dim, config.heads, config.dropout)
-        self.f2f, self.w2w = frames(*size), PlainLayer(*size)
-        self.f2w, self.w2f = frames(*size), PlainLayer(*size)
-        self.v2v, self.vq2q = frames(*size), PlainLayer(*size)
+    paragraph_highlight: Tensor | None = None
+    """(N, L); this and the following are None without the branch."""
+    paragraph_start_logits: Tensor | None = None
+    """(N, L), below -1e29 at padding."""
+    paragraph_end_logits: Tensor | None = None
+    """(N, L), below -1e29 at padding."""
+    alpha: float = 0.0
+    """Weight of the branch."""
 
-
-class ProposalSide(nn.Module):
-    """The layers in which proposals and words meet, which train the ranking and reach no answer."""
-
-    def __init__(self, config: EmbOptions) -> None:
-        super().__init__()
-        size = (config.dim, config.heads, config.dropout)
-        self.p2p, self.p2w = GuidedLayer(*size, 1), GuidedLayer(*size, 1)
-        self.w2p, self.s2s = PlainLayer(*size), GuidedLayer(*size, 1)
-        self.pq2q = PlainLayer(*size)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The queries of a batch, projected, and which rows of their videos are valid."""
-
-    words: Tensor
-    """(N, W, D), with positions."""
-    word_mask: Tensor
-    """(N, W) bool."""
-    videos: Tensor
-    """(N,) int64, the video of each query."""
-    mask: Tensor
-    """(N, L) bool."""
-    lengths: tuple[int, ...]
-    """Valid rows of each."""
+    def log_chances(self) -> tuple[Tensor, Tensor]:
+        """Logarithms of p + alpha * p of the branch, for start and end; the sum of each is 1 + alpha (equation 14)."""
+        own = super().log_chances()
+        others = (self.paragraph_start_logits, self.paragraph_end_logits)
+        if self.alpha == 0 or others[0] is None or others[1] is None:
+            return own
+        shift = math.log(self.alpha)
+        first, last = (
+            torch.logaddexp(mine, logits.log_softmax(1) + shift)
+            for mine, logits in zip(own, others, strict=True)
+            if logits is not None
+        )
+        return first, last
 
 
 class Emb(Network):
@@ -152,7 +170,7 @@ class Emb(Network):
         self.unknown_word = nn.Parameter(torch.empty(1, sizes.text_dim))
         self.word_projection = nn.Linear(sizes.text_dim, dim)
         self.video_projection = nn.Linear(sizes.video_dim - TEMPORAL_COLUMNS, dim)
-        self.frame_side, self.proposal_side = FrameSide(config), ProposalSide(config)
+        self.frame_side, self.proposal_side = FrameSide(config.size), ProposalSide(config.size)
         self.frame_fuser, self.proposal_fuser = Fuser(dim, config.dropout), Fuser(dim, config.dropout)
         self.highlight_head, self.predictor = nn.Linear(dim, 1), BoundaryPredictor(dim)
         self.ranker = Ranker(dim)
@@ -301,13 +319,69 @@ class Emb(Network):
         return 1.0
 
 
-def initialise(network: nn.Module) -> None:
-    """Xavier's uniform rule for every linear layer and convolution, and biases of 0; LSTMs stay torch's."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+class Tea(Emb):
+    """TEA."""
+
+    config: TeaConfig
+
+    def __init__(self, config: TeaConfig, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        dim = config.dim
+        # After all that EMB has, so that both draw the same numbers for it.
+        if config.narrative == "concat_mlp":
+            self.narrative_mlp = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+            initialise(self.narrative_mlp)
+        if config.narrative == "attention":
+            self.narrative_attention = PlainLayer(*config.size)
+            initialise(self.narrative_attention)
+        if config.paragraph:
+            self.paragraph = Paragraph(config.size, config.paragraph_guided)
+            initialise(self.paragraph)
+
+    def forward(self, batch: Batch) -> EmbOutput:
+        """Answer N queries by frames and narrative; ValueError for a batch without one that is to be read."""
+        output = super().forward(batch)
+        if not self.config.paragraph:
+            return output
+        told, side, asked = self._narrated(batch), self.paragraph.frame_side, self._asked(batch)
+        told = told + sine_table(told.shape[1], self.config.dim, told.device)
+        seen, asking = side.f2f(told, batch.frames.mask), side.w2w(asked.words, asked.word_mask)
+        heads = (self.paragraph.fuser, self.paragraph.highlight_head, self.paragraph.predictor)
+        found = self._locate(side, heads, seen, asking, asked)[:3]
+        own = {f.name: getattr(output, f.name) for f in fields(output)}
+        return TeaOutput(**own, **dict(zip(_PARAGRAPH, found, strict=True)), alpha=self.config.alpha)
+
+    def _narrated(self, batch: Batch) -> Tensor:
+        """Project the narrative as the words are, into the same space (ours): (V, L, D)."""
+        if batch.narration is None:
+            raise ValueError("the batch has no narration; expected what a narrator says of each row")
+        return self.projected_words(batch.frames.pad(batch.narration))
+
+    def _frames(self, batch: Batch) -> Tensor:
+        """Merge frames and narrative, (V, L, D), with positions."""
+        if self.config.narrative == "none":
+            return super()._frames(batch)
+        frames, told = self._projected_frames(batch), self._narrated(batch)
+        places = sine_table(frames.shape[1], self.config.dim, frames.device)
+        if self.config.narrative == "add":
+            return frames + told + places
+        if self.config.narrative == "attention":
+            mask = batch.frames.mask
+            return self.narrative_attention(frames + places, mask, told + places, mask)
+        return self.narrative_mlp(torch.cat((frames, told), dim=-1)) + places
+
+    def _highlight(self, output: EmbOutput, label: Tensor, mask: Tensor) -> Tensor:
+        total = super()._highlight(output, label, mask)
+        if self.config.supervise_paragraph and isinstance(output, TeaOutput):
+            assert output.paragraph_highlight is not None
+            total = total + highlight_sum(output.paragraph_highlight, label, mask)
+        return total
+
+    def _most(self) -> float:
+        return (1 + self.config.alpha) ** 2 if self.config.paragraph else 1.0
+
+
+_PARAGRAPH = ("paragraph_highlight", "paragraph_start_logits", "paragraph_end_logits")
 
 
 def _ranked(output: EmbOutput) -> tuple[Tensor, Tensor, Tensor]:

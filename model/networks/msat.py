@@ -8,6 +8,7 @@ papers and published codes differ, this follows the codes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ from mesm.model.batch import Batch, in_float32
 from mesm.model.bounds import AtLeastOne, Layers, Overlap, Probability, Weight
 from mesm.model.layers.coattention import NORM_EPS, AsymmetricEncoder, DecoupledEncoder, Drop, PointsAndWords, lay_out
 from mesm.model.layers.grid import GridHead, moments_of_cells
+from mesm.model.layers.inputs import measure_scaling, scaling
 from mesm.model.layers.points import Bags, at_rows, bags_of_points, pool_points
 from mesm.model.losses import WHOLE, Share, add_total, targets_of
 from mesm.model.momentum_contrast import Contrasted, MomentumContrast, Pooled
@@ -50,6 +52,9 @@ class MsatConfig(NetworkConfig):
     heads: AtLeastOne = 32
     feed_forward_dim: AtLeastOne = 512
     dropout: Probability = 0.1
+    standardise: bool = False
+    """Give the features of frames and words mean 0 and deviation 1, as measured on the training split, first (not in
+    the paper)."""
     encoder: Literal["decoupled", "asymmetric"] = "decoupled"
     """`decoupled`: MSAT's layers; `asymmetric`: asymmetric co-attention blocks (ACB)."""
     encoder_layers: Layers = 6
@@ -89,6 +94,10 @@ class MsatConfig(NetworkConfig):
     def ties(self) -> list[str]:
         """Name the option under which what is learnt of a query depends on how long the others of its batch are."""
         return ["model.behaviour=official with model.vtc"] if self.vtc and self.behaviour == "official" else []
+
+    def most_words(self) -> int | None:
+        """In `official` as many as the published table of positions has room for."""
+        return self.positions - self.clips - 1 if self.behaviour == "official" else None
 
     def most_queries(self) -> int | None:
         """As many as the queue of the contrast holds."""
@@ -166,6 +175,8 @@ class Msat(Network):
     def __init__(self, config: MsatConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         dim, hidden, p = config.dim, config.feed_forward_dim, config.dropout
+        self.video_scaling = scaling(sizes.video_dim, config.standardise)
+        self.text_scaling = scaling(sizes.text_dim, config.standardise)
         self.word_projection = nn.Linear(sizes.text_dim, dim)
         self.point_projection = nn.Linear(sizes.video_dim - TEMPORAL_COLUMNS, dim)
         self.hidden_word = nn.Parameter(torch.empty(1, dim))
@@ -204,6 +215,11 @@ class Msat(Network):
                 if isinstance(module, nn.Linear):
                     nn.init.xavier_uniform_(module.weight)
                     nn.init.zeros_(module.bias)
+
+    def fit(self, frames: Iterable[Tensor], words: Iterable[Tensor]) -> None:
+        """Measure means and deviations with `standardise`."""
+        measure_scaling(self.video_scaling, frames)
+        measure_scaling(self.text_scaling, words)
 
     def state_of_training(self) -> tuple[str, ...]:
         """What only the contrast reads."""
@@ -260,12 +276,12 @@ class Msat(Network):
         if count > room and self.config.behaviour == "official":
             raise ValueError(f"a query has {count} words, the published table of positions has room for {room}")
         table = position_codes(known, self.config.positions, self.config.dim).to(batch.video.device)
-        words = self.word_projection(batch.words.vectors[: batch.count])
+        words = self.word_projection(self.text_scaling(batch.words.vectors[: batch.count]))
         if self.training and batch.word_mask is not None:
             masked = batch.word_mask.masked[: batch.count, :count, None]
             words = torch.where(masked, self.hidden_word.to(words.dtype), words)
         words = self.drop(self.word_norm(words + table[total : total + count]))
-        pooled = pool_points(batch.video, self._lying(batch).bags)[:, :-TEMPORAL_COLUMNS]
+        pooled = pool_points(self.video_scaling(batch.video), self._lying(batch).bags)[:, :-TEMPORAL_COLUMNS]
         points = self.point_projection(pooled).view(len(batch.frames), total, -1)
         points = self.point_norm(points + table[:total])
         points = points.index_select(0, batch.plan.video[: batch.count])

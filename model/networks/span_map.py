@@ -46,12 +46,16 @@ class SpanMapConfig(NetworkConfig):
     """Of the features of frames and words."""
     standardise: bool = True
     """Give the features of frames and words mean 0 and deviation 1, as measured on the training split, first."""
+    word_scale: Positive = 0.3
+    """Factor of the words' features: sentences are fewer than frames, and sooner learnt by heart."""
     frame_layers: Layers = 2
     """Convolutions that read a video before the words are known."""
     layers: Layers = 4
     """Convolutions that read frames and words together; each reaches twice as far as the one before."""
     pair_dim: AtLeastOne = 32
     """Width in which the first and the last row of a pair meet."""
+    members: Layers = 1
+    """Networks of these sizes that are trained side by side, each from its own start; probabilities are averaged."""
     answers: AtLeastOne = 10
     """Windows that are answered to a query."""
     separation: Probability = 0.7
@@ -70,12 +74,12 @@ class SpanMapLosses:
 
 @dataclass
 class SpanMapOutput:
-    """What the network says about N queries."""
+    """What the M members of the network say about N queries."""
 
     pairs: Tensor
-    """(N, L, L): logit of the window from the first row to the last one, both in it."""
+    """(M, N, L, L): logit of the window from the first row to the last one, both in it."""
     frames: Tensor
-    """(N, L): logit of each row's being inside the moment."""
+    """(M, N, L): logit of each row's being inside the moment."""
     mask: Tensor
     """(N, L): the valid rows."""
 
@@ -85,15 +89,71 @@ class SpanMapOutput:
 
 
 class SpanMap(Network):
-    """The complete network."""
+    """The complete network: features are scaled once, and read by each member."""
 
     config: SpanMapConfig
 
     def __init__(self, config: SpanMapConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
-        dim = config.dim
         self.video_scaling = scaling(sizes.video_dim, config.standardise)
         self.text_scaling = scaling(sizes.text_dim, config.standardise)
+        self.members = nn.ModuleList(Member(config, sizes) for _ in range(config.members))
+
+    def fit(self, frames: Iterable[Tensor], words: Iterable[Tensor]) -> None:
+        """Measure means and deviations with `standardise`."""
+        measure_scaling(self.video_scaling, frames)
+        measure_scaling(self.text_scaling, words)
+
+    def forward(self, batch: Batch) -> SpanMapOutput:
+        """Answer N queries."""
+        layout = batch.plan.answered
+        video = self.video_scaling(batch.video)
+        words = self.text_scaling(batch.plan.words.pack(batch.words.vectors[: batch.count])) * self.config.word_scale
+        found = [member(video, words, batch) for member in self.members]
+        pairs, frames = (torch.stack(x) for x in zip(*found, strict=True))
+        return SpanMapOutput(pairs, frames, layout.mask)
+
+    def losses(
+        self,
+        output: SpanMapOutput,
+        batch: Batch,
+        weights: SpanMapLosses,
+        share: Share = WHOLE,
+        assigned: Any = None,
+    ) -> dict[str, Tensor]:
+        """pair (cross-entropy against the overlaps), frame (against the covered share of each row), and `total`.
+
+        Means over the members. pair: the wanted probability of a window goes with exp((IoU - 1) / softness), summed
+        over the moments.
+        """
+        targets = targets_of(batch)
+        wanted = torch.exp((overlaps_of_pairs(targets.windows, output.mask) - 1) / weights.softness)
+        valid = pair_mask(output.mask)
+        wanted = (wanted * targets.window_mask[:, :, None, None]).sum(1) * valid
+        wanted = wanted / wanted.sum((1, 2), keepdim=True)
+        log_probability = output.pairs.flatten(2).log_softmax(2).view_as(output.pairs).masked_fill(~valid, 0.0)
+        covered = covered_share(targets, output.mask).expand_as(output.frames)
+        frame = F.binary_cross_entropy_with_logits(output.frames, covered, reduction="none") * output.mask
+        losses = {
+            "pair": -(wanted * log_probability).sum((2, 3)).mean(),
+            "frame": (frame.sum(2) / output.mask.sum(1)).mean(),
+        }
+        return add_total(losses, {"pair": weights.pair, "frame": weights.frame}, share)
+
+    def decode(self, output: SpanMapOutput, batch: Batch, rank_by: str = "class") -> Answers:
+        """Answer the windows of the best expected overlap, scored by it; saliency: the probability of being inside."""
+        probability = output.pairs.flatten(2).softmax(2).mean(0).view_as(output.pairs[0])
+        windows, scores = best_windows(probability, output.mask, self.config.answers, self.config.separation)
+        return Answers(windows, scores, inside_probability(probability) * output.mask)
+
+
+class Member(nn.Module):
+    """From scaled features to the map of pairs."""
+
+    def __init__(self, config: SpanMapConfig, sizes: Sizes) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
         self.video_projection = nn.Linear(sizes.video_dim, dim)
         self.text_projection = nn.Linear(sizes.text_dim, dim)
         self.position = nn.Linear(POSITION_FEATURES, dim)
@@ -114,19 +174,12 @@ class SpanMap(Network):
         self.first_head = nn.Linear(dim, config.pair_dim)
         self.last_head = nn.Linear(dim, config.pair_dim)
 
-    def fit(self, frames: Iterable[Tensor], words: Iterable[Tensor]) -> None:
-        """Measure means and deviations with `standardise`."""
-        measure_scaling(self.video_scaling, frames)
-        measure_scaling(self.text_scaling, words)
-
-    def forward(self, batch: Batch) -> SpanMapOutput:
-        """Answer N queries."""
+    def forward(self, features: Tensor, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Score the pairs (N, L, L) and the rows (N, L); features: packed frames; vectors: packed words."""
         layout = batch.plan.answered
-        words, sentence = self._read_words(batch)
+        words, sentence = self._read_words(vectors, batch.plan.words)
         places = self._places(batch.frames)
-        video = batch.frames.pad(
-            self.video_projection(hide(self.video_scaling(batch.video), self.config.input_dropout, self.training))
-        )
+        video = batch.frames.pad(self.video_projection(hide(features, self.config.input_dropout, self.training)))
         frames = hide(video, self.config.dropout, self.training) + places
         for layer in self.frame_layers:
             frames = layer(frames, batch.frames.mask)
@@ -141,13 +194,10 @@ class SpanMap(Network):
             state = layer(state, layout.mask, condition)
         return self._map(hide(self.norm(state), self.config.dropout, self.training), layout)
 
-    def _read_words(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _read_words(self, vectors: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Return the words (N, W, D) and the sentences (N, D)."""
-        layout = batch.plan.words
-        vectors = hide(
-            self.text_scaling(layout.pack(batch.words.vectors[: batch.count])), self.config.input_dropout, self.training
-        )
-        words = hide(layout.pad(self.text_projection(vectors)), self.config.dropout, self.training)
+        read = self.text_projection(hide(vectors, self.config.input_dropout, self.training))
+        words = hide(layout.pad(read), self.config.dropout, self.training)
         words = self.word_layer(words, layout.mask)
         weight = self.word_weight(words).masked_fill(~layout.mask[..., None], -math.inf).softmax(1)
         return words, F.relu(self.sentence((weight.transpose(1, 2) @ words).flatten(1)))
@@ -161,43 +211,11 @@ class SpanMap(Network):
         ends = [x.clamp(max=ROWS_FAR) / 10 for x in (at, rows - at)]
         return layout.pad(self.position(torch.stack([share, 1 - share, *ends, *waves], dim=-1)))
 
-    def _map(self, state: Tensor, layout: Layout) -> SpanMapOutput:
+    def _map(self, state: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Score every pair: its first row, its last row, how they fit, and the rows between them."""
         inside, first, last = self.row_head(state).unbind(-1)
         total = F.pad((inside * layout.mask).cumsum(1), (1, 0))
         between = total[:, None, 1:] - total[:, :-1, None]
         fit = self.first_head(state) @ self.last_head(state).transpose(1, 2) / math.sqrt(self.config.pair_dim)
         pairs = first[:, :, None] + last[:, None, :] + fit + between / 2
-        return SpanMapOutput(pairs.float().masked_fill(~pair_mask(layout.mask), -math.inf), inside, layout.mask)
-
-    def losses(
-        self,
-        output: SpanMapOutput,
-        batch: Batch,
-        weights: SpanMapLosses,
-        share: Share = WHOLE,
-        assigned: Any = None,
-    ) -> dict[str, Tensor]:
-        """pair (cross-entropy against the overlaps), frame (against the covered share of each row), and `total`.
-
-        pair: the wanted probability of a window goes with exp((IoU - 1) / softness), summed over the moments.
-        """
-        targets = targets_of(batch)
-        wanted = torch.exp((overlaps_of_pairs(targets.windows, output.mask) - 1) / weights.softness)
-        valid = pair_mask(output.mask)
-        wanted = (wanted * targets.window_mask[:, :, None, None]).sum(1) * valid
-        wanted = wanted / wanted.sum((1, 2), keepdim=True)
-        log_probability = output.pairs.flatten(1).log_softmax(1).view_as(wanted).masked_fill(~valid, 0.0)
-        covered = covered_share(targets, output.mask)
-        frame = F.binary_cross_entropy_with_logits(output.frames, covered, reduction="none") * output.mask
-        losses = {
-            "pair": -(wanted * log_probability).sum((1, 2)).mean(),
-            "frame": (frame.sum(1) / output.mask.sum(1)).mean(),
-        }
-        return add_total(losses, {"pair": weights.pair, "frame": weights.frame}, share)
-
-    def decode(self, output: SpanMapOutput, batch: Batch, rank_by: str = "class") -> Answers:
-        """Answer the windows of the best expected overlap, scored by it; saliency: the probability of being inside."""
-        probability = output.pairs.flatten(1).softmax(1).view_as(output.pairs)
-        windows, scores = best_windows(probability, output.mask, self.config.answers, self.config.separation)
-        return Answers(windows, scores, inside_probability(probability) * output.mask)
+        return pairs.float().masked_fill(~pair_mask(layout.mask), -math.inf), inside

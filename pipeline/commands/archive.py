@@ -35,6 +35,7 @@ from mesm.pipeline.run.console import say
 from mesm.pipeline.run.shown_text import one_line
 
 if TYPE_CHECKING:
+    from mesm.extractors.speech import Transcriber
     from mesm.pipeline.ground.answers import Evidence, FoundMoment
     from mesm.pipeline.ground.questions import Question
     from mesm.pipeline.index.build import IndexReport
@@ -55,9 +56,9 @@ def index(
     index: IndexOption = Path("mesm-index"),
     model: Annotated[str, typer.Option(help="NAME/TAG of open_clip, or a model of transformers.")] = "",
     checkpoint: Annotated[Path | None, typer.Option(help="Encode for the network of this run instead.")] = None,
-    adaptive: Annotated[bool, typer.Option("--adaptive", help="Store only seconds that differ: a new index.")] = False,
+    adaptive: Annotated[bool, typer.Option("--adaptive", help="New index: store only seconds that differ.")] = False,
     transcribe: Annotated[
-        str, typer.Option(metavar="MODEL", help="Hear films without subtitles by this Whisper: a folder or a hub id.")
+        str, typer.Option(metavar="MODEL", help="Write down what is said where no subtitles are, by this Whisper.")
     ] = "",
     prune: Annotated[bool, typer.Option("--prune", help="Forget files that are gone from these places.")] = False,
     remove: Annotated[list[Path] | None, typer.Option(help="Forget this file or folder.")] = None,
@@ -81,12 +82,18 @@ def index(
     if places:
         if checkpoint is not None and model:
             raise PipelineError("--checkpoint encodes for a network, --model for questions without; give one of them")
+        if checkpoint is not None and transcribe:
+            raise PipelineError(
+                "--transcribe finds words, and an index for the network of --checkpoint is asked for none"
+            )
         if checkpoint is not None and adaptive:
             raise PipelineError("--adaptive leaves out seconds, and the network of --checkpoint reads all of them")
+        # Before hours of decoding: a model that is not to be had is said at once.
+        transcriber = _transcriber(transcribe, device) if transcribe else None
         sources = weight_sources(weights, trust_pickle)
         code = _add(index, places, model, checkpoint, adaptive, prune, workers, device, sources, as_json)
-        if transcribe:
-            code = max(code, _transcribe(index, places, transcribe, device))
+        if transcriber is not None:
+            code = max(code, _transcribe(index, places, transcriber))
     if remove or list_files or stats:
         from mesm.pipeline.index.store import IndexStore
 
@@ -115,7 +122,7 @@ def search(
     longer: Annotated[str, typer.Option(metavar="TIME", help="Only films at least that long: s, m:ss, h:mm:ss.")] = "",
     shorter: Annotated[str, typer.Option(metavar="TIME", help="Only films at most that long.")] = "",
     verify: Annotated[
-        str, typer.Option(metavar="MODEL", help="Ask this image-text-to-text model: does the moment show it?")
+        str, typer.Option(metavar="MODEL", help="Have this model of pictures and text say yes or no to each.")
     ] = "",
     no_dedupe: Annotated[bool, typer.Option("--no-dedupe", help="Also show moments that look the same.")] = False,
     device: DeviceOption = "auto",
@@ -204,13 +211,18 @@ def _add(
     return SOME_FAILED if report.failed else OK
 
 
-def _transcribe(folder: Path, places: list[Path], model: str, device: str) -> int:
+def _transcriber(model: str, device: str) -> Transcriber:
     from mesm.extractors.speech import Transcriber
+
+    return Transcriber.from_model(model, find_device(device))
+
+
+def _transcribe(folder: Path, places: list[Path], transcriber: Transcriber) -> int:
     from mesm.pipeline.index.store import IndexStore
     from mesm.pipeline.index.transcripts import transcribe_films
 
     opened = IndexStore.open(folder)
-    report = transcribe_films(opened, places, Transcriber.from_model(model, find_device(device)))
+    report = transcribe_films(opened, places, transcriber)
     opened.close()
     say(f"{report.films} films heard, {report.cues} cues of words")
     for path, reason in report.failed[:SHOWN]:

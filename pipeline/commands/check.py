@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mesm.pipeline.commands.options import ConfigOption, SetOption
 from mesm.pipeline.commands.output import OK, print_table, show
+
+if TYPE_CHECKING:
+    from mesm.pipeline.evaluate.annotation_check import Doubt
 
 SHOWN = 20
 """Doubts of each kind, and words, that are printed; --all prints every one."""
@@ -33,12 +36,14 @@ def check(
 
     settings = load_config(config, overrides or [])
     queries = load_split(settings, annotations, split or settings.dataset.train_split)
-    durations, doubts = known_durations(queries), []
-    facts = {}
+    durations = known_durations(queries)
+    doubts: list[Doubt] = []
+    facts: dict[str, str] = {}
     if features is not None:
         durations, doubts, unknown = check_features(queries, settings, features)
-        words = [f"{word} ({count})" for word, count in unknown.most_common(None if every else SHOWN)]
-        facts["words without a vector"] = f"{len(unknown)}{': ' if words else ''}{', '.join(words)}"
+        if unknown is not None:
+            words = [f"{word} ({count})" for word, count in unknown.most_common(None if every else SHOWN)]
+            facts["words without a vector"] = f"{len(unknown)}{': ' if words else ''}{', '.join(words)}"
     found = check_annotations(queries, durations, protocol_of(settings))
     for name, fact in {**found.facts, **facts}.items():
         show(f"{name:24}{fact}")

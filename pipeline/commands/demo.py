@@ -16,7 +16,7 @@ def demo(
     ),
     videos: Annotated[int, typer.Option(min=10, help="Videos to generate.")] = 240,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the generated videos.")] = 0,
-    long: Annotated[bool, typer.Option("--long", help="Then ask an hour of such films, as one and apart.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="Also ask an hour that shows each object once.")] = False,
 ) -> int:
     """Run the whole pipeline on generated videos: no download, minutes on a CPU.
 

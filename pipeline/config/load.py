@@ -224,6 +224,9 @@ def _impossible(config: Config) -> Iterator[str]:
         yield f"train.batch_groups is {config.train.batch_groups}, the network keeps {most} queries (model.vtc_queue)"
     if not (clip_len == -1 or 0 < clip_len < math.inf):
         yield f"dataset.clip_len: expected seconds above 0, or -1 for rows that share the duration, found {clip_len!r}"
+    longest = config.model.most_words()
+    if longest is not None and config.dataset.max_words > longest:
+        yield f"dataset.max_words is {config.dataset.max_words}, with model.behaviour=official it is {longest} at most"
     if not config.features.video:
         yield "features.video: expected at least one stream, found none"
     yield from (f"model: {problem}" for problem in config.model.problems())

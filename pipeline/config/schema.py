@@ -91,11 +91,22 @@ class TextFeatureConfig:
 
 
 @dataclass(frozen=True)
+class NarrationConfig:
+    """What a narrator says of the videos, for networks that read it."""
+
+    fingerprint: str = ""
+    """Start of the fingerprint of the narrations, when the folder holds several."""
+    allow_missing: bool = False
+    """Videos without a narration have zeros, instead of being refused."""
+
+
+@dataclass(frozen=True)
 class FeaturesConfig:
     """The streams that are joined into the network's input, in this order."""
 
     video: tuple[VideoFeatureConfig, ...] = (VideoFeatureConfig(),)
     text: TextFeatureConfig = TextFeatureConfig()
+    narration: NarrationConfig = NarrationConfig()
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,10 +19,13 @@ from mesm.datasets.targets import (
 from mesm.datasets.video_names import video_name
 from mesm.model.layouts import Layout, to_device
 from mesm.pipeline.config.schema import DatasetConfig
+from mesm.pipeline.data.stored_rows import StoredRows
 from mesm.pipeline.run.memory import free_memory
 
 RESIDENT_SHARE = 0.5
-"""Share of the free memory that the frames may take before they are mapped from a file instead."""
+"""Share of the free memory that the frames may take before they stay on the disk."""
+RESIDENT_MOST = 2**30
+"""Bytes that they take at most: from the disk's cache a batch is read as fast as from a table."""
 
 
 SHOWN = 10
@@ -33,15 +36,36 @@ Crops = Mapping[str, tuple[int, int]]
 
 
 class FrameTable:
-    """The prepared frames of many videos in one tensor (rows, D), on a device or mapped from a temporary file."""
+    """The prepared frames of many videos: one tensor (rows, D) on a device, or rows in a temporary file."""
 
-    def __init__(self, videos: Mapping[str, np.ndarray], device: torch.device | str = "cpu") -> None:
-        """Hold prepared videos (L, D)."""
-        self.lengths = {video: len(rows) for video, rows in videos.items()}
-        self.dim = next(iter(videos.values())).shape[1]
-        starts = np.cumsum([0, *self.lengths.values()])[:-1]
-        self._starts = dict(zip(videos, starts.tolist(), strict=True))
-        self.rows = _gather(videos, sum(self.lengths.values()), self.dim, torch.device(device))
+    def __init__(
+        self, videos: Mapping[str, np.ndarray], device: torch.device | str = "cpu", endpoints: bool = True
+    ) -> None:
+        """Hold prepared videos (L, D); endpoints: the last two columns are start and end of each row."""
+        dim = next(iter(videos.values())).shape[1]
+        self._lay_out({video: len(rows) for video, rows in videos.items()}, dim, endpoints)
+        self._fill(videos.items(), torch.device(device))
+
+    def _lay_out(self, lengths: dict[str, int], dim: int, endpoints: bool = True) -> None:
+        self.lengths, self.dim, self.endpoints, self._blank = lengths, dim, endpoints, False
+        self.sources: dict[str, str | None] = {video: video for video in lengths}
+        """Of which video the frames are that are shown of each one; None: of none."""
+        starts = np.cumsum([0, *lengths.values()])[:-1]
+        self._starts = dict(zip(lengths, starts.tolist(), strict=True))
+
+    def _fill(self, videos: Iterable[tuple[str, np.ndarray]], device: torch.device) -> None:
+        """Take in one video after the other, so that they are in memory once at most."""
+        count = sum(self.lengths.values())
+        if not _is_resident(count * self.dim * 4, device):
+            stored = StoredRows(count, self.dim)
+            for video, rows in videos:
+                stored.write(self._starts[video], rows)
+            self.rows: Tensor | StoredRows = stored
+            return
+        table = torch.empty(count, self.dim)
+        for video, rows in videos:
+            table[self._starts[video] : self._starts[video] + len(rows)] = torch.from_numpy(rows)
+        self.rows = table.to(device) if _is_resident_on(device, count * self.dim * 4) else table
 
     @classmethod
     def load(
@@ -53,18 +77,29 @@ class FrameTable:
     ) -> FrameTable:
         """Read and prepare the features of the given videos; FeatureError names those that are missing."""
         require_videos(folders, video_ids)
-        return cls({video: read_video(folders, video, config) for video in dict.fromkeys(video_ids)}, device)
+        videos = list(dict.fromkeys(video_ids))
+        first = read_video(folders, videos[0], config)
+        lengths = {v: min(config.max_rows, *(folder.record(v).rows for folder in folders)) for v in videos}
+        table = object.__new__(cls)
+        table._lay_out(lengths, first.shape[1])
+        table._fill(((video, read_video(folders, video, config)) for video in videos), torch.device(device))
+        return table
 
     def take(self, video_ids: Sequence[str], crops: Crops | None = None) -> tuple[Tensor, Layout]:
         """Gather the packed frames (T, D) of the given videos; of those in `crops`, the rows [first, stop) only."""
         crops = crops or {}
         ranges = np.array([crops.get(video, (0, self.lengths[video])) for video in video_ids])
         lengths = ranges[:, 1] - ranges[:, 0]
-        starts = np.repeat([self._starts[video] for video in video_ids] + ranges[:, 0], lengths)
+        firsts = np.array([self._starts[video] for video in video_ids]) + ranges[:, 0]
         ends = np.cumsum(lengths)
         within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
-        rows = self.rows.index_select(0, to_device(starts + within, self.rows.device))
-        if crops:
+        if isinstance(self.rows, StoredRows):
+            rows = self.rows.take(zip(firsts.tolist(), lengths.tolist(), strict=True), int(ends[-1]))
+        else:
+            rows = self.rows.index_select(0, to_device(np.repeat(firsts, lengths) + within, self.rows.device))
+        if self._blank:
+            rows[:, :-2] = 0
+        if crops and self.endpoints:
             # The temporal endpoints are those of what is left.
             endpoints = np.stack((within, within + 1), axis=1) / np.repeat(lengths, lengths)[:, None]
             rows[:, -2:] = to_device(endpoints.astype(np.float32), rows.device)
@@ -72,17 +107,16 @@ class FrameTable:
 
     def blanked(self) -> FrameTable:
         """Return these videos with nothing to see: zeros but for the two temporal endpoint columns."""
-        return self._changed(torch.cat((torch.zeros_like(self.rows[:, :-2]), self.rows[:, -2:]), dim=1), None)
+        table = copy.copy(self)
+        table._blank, table.sources = True, dict.fromkeys(self.lengths)
+        return table
 
     def exchanged(self, seed: int = 0) -> FrameTable:
         """Return these videos each with the frames of another one; there must be two or more."""
         order = np.random.default_rng(seed).permutation(sorted(self.lengths)).tolist()
-        return self._changed(self.rows, dict(zip(order, [*order[1:], order[0]], strict=True)))
-
-    def _changed(self, rows: Tensor, taken: Mapping[str, str] | None) -> FrameTable:
-        table = object.__new__(FrameTable)
-        taken = taken or {video: video for video in self.lengths}
-        table.rows, table.dim = rows, self.dim
+        taken = dict(zip(order, [*order[1:], order[0]], strict=True))
+        table = copy.copy(self)
+        table.sources = {video: self.sources[other] for video, other in taken.items()}
         table.lengths = {video: self.lengths[other] for video, other in taken.items()}
         table._starts = {video: self._starts[other] for video, other in taken.items()}
         return table
@@ -107,23 +141,13 @@ def read_video(folders: Sequence[FeatureFolder], video: str, config: DatasetConf
     return prepare_video(streams, config.max_rows, config.rows, config.normalise_rows)
 
 
-def _gather(videos: Mapping[str, np.ndarray], rows: int, dim: int, device: torch.device) -> Tensor:
-    size = rows * dim * 4
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-        if size < RESIDENT_SHARE * free:
-            return torch.from_numpy(np.concatenate(list(videos.values()))).to(device)
-    if size < RESIDENT_SHARE * free_memory():
-        return torch.from_numpy(np.concatenate(list(videos.values())))
-    # The file has no name once it is mapped, so a killed run leaves nothing behind.
-    with tempfile.NamedTemporaryFile(prefix="mesm-frames-") as file:
-        file.truncate(size)
-        table = torch.from_file(file.name, shared=True, size=rows * dim).view(rows, dim)
-    position = 0
-    for video in videos.values():
-        table[position : position + len(video)] = torch.from_numpy(video)
-        position += len(video)
-    return table
+def _is_resident(size: int, device: torch.device) -> bool:
+    """Say whether so many bytes of frames are kept in memory."""
+    return _is_resident_on(device, size) or size < min(RESIDENT_SHARE * free_memory(), RESIDENT_MOST)
+
+
+def _is_resident_on(device: torch.device, size: int) -> bool:
+    return device.type == "cuda" and size < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def check_durations(folders: Sequence[FeatureFolder], annotations: Sequence[Annotation]) -> str | None:

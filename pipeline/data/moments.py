@@ -30,9 +30,11 @@ from mesm.model.layouts import to_device
 from mesm.model.network_config import Draw
 from mesm.pipeline.config.schema import DatasetConfig
 from mesm.pipeline.data.draws import draw_masked_words, draw_negatives, draw_words_alike, next_of_other_group
+from mesm.pipeline.data.word_table import WordRows
 
 if TYPE_CHECKING:
     from mesm.pipeline.data.frames import Crops, FrameTable
+    from mesm.pipeline.data.narrations import Narrations
     from mesm.pipeline.data.sentences import SentenceVectors
     from mesm.pipeline.data.texts import QueryWords, TextSource
 
@@ -44,6 +46,7 @@ QUERIES_PER_PART = 8192
 @dataclass(frozen=True)
 class _Query:
     words: QueryWords
+    """Without their vectors, which stand in the table of all."""
     labels: np.ndarray
     unknown: np.ndarray
     targets: QueryTargets | None
@@ -61,16 +64,19 @@ class MomentData:
         config: DatasetConfig,
         seed: int = 0,
         sentences: SentenceVectors | None = None,
+        narrations: Narrations | None = None,
     ) -> None:
         """Prepare queries and targets; queries without a moment (a test split without truth) have no targets.
 
-        sentences: of the queries, for networks that read them.
+        sentences: of the queries, and narrations: of the videos, for networks that read them.
         """
         self.annotations = list(annotations)
-        self.sentences = sentences
+        self.sentences, self.narrations = sentences, narrations
+        self._told = None if narrations is None else narrations.table(frames, config.clip_len)
         self.frames, self.config = frames, config
         self.text_dim = text.dim
         cache: dict[str, tuple[QueryWords, np.ndarray, np.ndarray]] = {}
+        self._distinct, self._rows_of_sentence = WordRows(text.dim), dict[str, np.ndarray]()
         self._queries = [self._prepare(a, text, vocabulary, cache) for a in self.annotations]
         has_targets = all(query.targets is not None for query in self._queries)
         by_start = [q.targets.start_idx if q.targets else 0 for q in self._queries]
@@ -81,13 +87,14 @@ class MomentData:
             max_queries=config.max_queries_per_group,
             seed=seed,
         )
-        # A sentence that many queries say stands there once; the last row is the zero vector that padding reads.
-        vectors = {sentence: words.vectors for sentence, (words, _, _) in cache.items()}
-        starts = np.cumsum([0, *map(len, vectors.values())])[:-1]
-        start_of = dict(zip(vectors, starts.tolist(), strict=True))
+        # A sentence that many queries say stands there once, and so does a vector of many sentences.
+        rows = self._rows_of_sentence
+        starts = np.cumsum([0, *map(len, rows.values())])[:-1]
+        start_of = dict(zip(rows, starts.tolist(), strict=True))
         self._word_starts = np.array([start_of[annotation.query] for annotation in self.annotations], np.int64)
-        table = np.concatenate([*vectors.values(), np.zeros((1, text.dim), np.float32)])
-        self._words = torch.from_numpy(table).to(frames.rows.device)
+        self._word_rows = np.concatenate(list(rows.values()))
+        self._words = torch.from_numpy(self._distinct.table()).to(frames.rows.device)
+        del self._distinct, self._rows_of_sentence
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -102,6 +109,8 @@ class MomentData:
         if annotation.query not in cache:
             words = text.words(annotation.query)
             labels = np.array([vocabulary.label(token) for token in words.tokens], np.int64)
+            self._rows_of_sentence[annotation.query] = self._distinct.add(words.vectors)
+            words = replace(words, vectors=words.vectors[:0].copy())
             cache[annotation.query] = words, labels, labels == vocabulary.unknown
         targets = None
         if annotation.moments:
@@ -125,6 +134,16 @@ class MomentData:
         """Return the same queries about other frames; not for training, as targets stay what they are."""
         data = copy.copy(self)
         data.frames = frames
+        if self.narrations is not None:
+            data._told = self.narrations.table(frames, self.config.clip_len)
+        return data
+
+    def with_other_narratives(self) -> MomentData:
+        """Return the same queries about the same frames, each with the narrative of another video."""
+        if self.narrations is None:
+            raise ValueError("there are no narratives to exchange")
+        data = copy.copy(self)
+        data._told = self.narrations.table(self.frames, self.config.clip_len, self.narrations.exchanged())
         return data
 
     def with_sentences(self, said: Sequence[int]) -> MomentData:
@@ -145,7 +164,8 @@ class MomentData:
         for start in range(0, len(self), QUERIES_PER_PART):
             part = range(start, min(start + QUERIES_PER_PART, len(self)))
             places = [self._word_starts[i] + np.arange(len(self._queries[i].words.tokens)) for i in part]
-            yield self._words.index_select(0, to_device(np.concatenate(places), self._words.device))
+            rows = self._word_rows[np.concatenate(places)]
+            yield self._words.index_select(0, to_device(rows, self._words.device))
 
     def windows_of(self, indices: Sequence[int]) -> int:
         """Count the windows that a step trains on."""
@@ -240,6 +260,7 @@ class MomentData:
             group_of_query=tuple(groups),
             words=Words(words, to_device(words_mask, words.device), tuple(words_mask.sum(1).tolist())),
             sentences=sentences,
+            narration=None if self._told is None else self._told.take(videos, crops)[0],
             query_ids=to_device(np.asarray(indices, np.int64), words.device),
         )
 
@@ -247,7 +268,8 @@ class MomentData:
         widths = np.array([len(self._queries[i].words.tokens) for i in indices])
         columns = np.arange(widths.max())
         mask = columns < widths[:, None]
-        index = np.where(mask, self._word_starts[list(indices)][:, None] + columns, len(self._words) - 1)
+        places = np.where(mask, self._word_starts[list(indices)][:, None] + columns, 0)
+        index = np.where(mask, self._word_rows[places], len(self._words) - 1)
         rows = torch.from_numpy(index.ravel()).to(self._words.device, non_blocking=True)
         return self._words.index_select(0, rows).view(*index.shape, -1), mask
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -191,6 +191,20 @@ class VectorText:
         weights = word_weights(words, self.config.word_weights).astype(np.float32)
         return QueryWords(normalise_words(vectors, self.config.normalise), tuple(words), weights, cut)
 
+    def mean_vector(self, text: str) -> np.ndarray | None:
+        """Return the mean of the vectors of all words of a text that have one, (D,) float64; None: there is none."""
+        words = split_words(text, self.config.words)
+        known = [word for word, has in zip(words, self._known(words), strict=True) if has]
+        if not known:
+            return None
+        vectors = normalise_words(self.table.lookup(known), self.config.normalise)
+        return np.asarray(vectors.astype(np.float64).mean(0))
+
+    def count_known(self, texts: Iterable[str]) -> tuple[int, int]:
+        """Return how many distinct words of some texts have a vector, and how many there are."""
+        words = list({word: None for text in texts for word in split_words(text, self.config.words)})
+        return int(self._known(words).sum()), len(words)
+
     def _known(self, words: Sequence[str]) -> np.ndarray:
         rows = self.table.rows(words)
         return (rows != UNKNOWN) & (rows != PADDING_ROW)
@@ -211,6 +225,11 @@ class VectorText:
     def state(self) -> dict[str, Any]:
         """Return the vector of unknown words."""
         return {"unknown_vector": [float(x) for x in self.unknown_vector]}
+
+
+def has_words(source: TextSource, query: str) -> bool:
+    """Say whether anything of a query is left as words, known or not: of `?!` nothing is."""
+    return not isinstance(source, VectorText) or bool(split_words(query, source.config.words))
 
 
 def find_counts(annotations: Path | None, name: str) -> Path | None:

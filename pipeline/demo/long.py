@@ -97,8 +97,9 @@ def ask_hour(retriever: MomentRetriever, hour: EncodedVideo, parts: Sequence[Par
                 bool(ranked) and ranked[0].file == films[number].path,
             )
             bar.update(done)
-    shares = (counts / max(len(asked), 1)).tolist()
-    return LongFigures(len(asked), *shares, seconds / max(len(asked), 1))
+    short_alone, first, of_five, part_found, film_found = (counts / max(len(asked), 1)).tolist()
+    question_s = seconds / max(len(asked), 1)
+    return LongFigures(len(asked), short_alone, first, of_five, part_found, film_found, question_s)
 
 
 def film_of(hour: EncodedVideo, part: PartOfHour) -> EncodedVideo:

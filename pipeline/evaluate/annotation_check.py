@@ -14,7 +14,7 @@ from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.text.word_vectors import UNKNOWN, WordVectors
 from mesm.datasets.text.words import split_words
-from mesm.pipeline.config.schema import Config
+from mesm.pipeline.config.schema import Config, TextFeatureConfig
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import WORD_TABLE_FILE
@@ -140,11 +140,11 @@ def _row(scores: MomentScores, shown: Sequence[float]) -> tuple[float, ...]:
 
 def check_features(
     annotations: Sequence[Annotation], config: Config, features: Path
-) -> tuple[dict[str, float], list[Doubt], Counter[str]]:
+) -> tuple[dict[str, float], list[Doubt], Counter[str] | None]:
     """Hold queries against the features that the configuration reads.
 
-    Returns seconds by video, as annotated or else as long as the features are; the doubts; and the words without a
-    vector, counted, of a table of word vectors (token states have none). FeatureError when features are not there.
+    Returns seconds by video, as annotated or else as long as the features are; the doubts; and the words that a table
+    of word vectors lacks, counted, None without such a table. FeatureError when features are not there.
     """
     folders = open_streams(config.features.video, features)
     durations = known_durations(annotations)
@@ -152,13 +152,17 @@ def check_features(
         missing = {a.video_id for a in annotations if a.video_id in folder} - set(durations)
         durations |= {video: folder.record(video).rows * config.dataset.clip_len for video in missing}
     doubts = list(_doubtful_features(annotations, folders, durations))
-    text, unknown = config.features.text, Counter[str]()
-    if text_kind(text.encoder).is_table:
-        table = WordVectors.load(features / WORD_TABLE_FILE)
-        for query in (a.query for a in annotations):
-            words = split_words(query, text.words)
-            unknown.update(word for word, row in zip(words, table.rows(words), strict=True) if row == UNKNOWN)
-    return durations, doubts, unknown
+    return durations, doubts, _unknown_words(annotations, config.features.text, features)
+
+
+def _unknown_words(annotations: Sequence[Annotation], text: TextFeatureConfig, features: Path) -> Counter[str] | None:
+    if not text_kind(text.encoder).is_table:
+        return None
+    table, unknown = WordVectors.load(features / WORD_TABLE_FILE), Counter[str]()
+    for query in (a.query for a in annotations):
+        words = split_words(query, text.words)
+        unknown.update(word for word, row in zip(words, table.rows(words), strict=True) if row == UNKNOWN)
+    return unknown
 
 
 def known_durations(annotations: Sequence[Annotation]) -> dict[str, float]:

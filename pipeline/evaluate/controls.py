@@ -60,6 +60,9 @@ class Controls:
     other_sentence: Scores | None
     """Each query is exchanged for another one about the same video; None where no video has two sentences."""
 
+    other_narrative: Scores | None = None
+    """Each video is told as another one, where the network reads narratives."""
+
     def rows(self) -> dict[str, Scores]:
         """Return what tables show, by what to call it; another video is the mean over its exchanges."""
         rows = {"without the video": self.without_video}
@@ -67,6 +70,8 @@ class Controls:
             rows["with another video"] = mean_scores(self.other_video)
         if self.other_sentence is not None:
             rows["with another sentence"] = self.other_sentence
+        if self.other_narrative is not None:
+            rows["with another narrative"] = self.other_narrative
         return rows
 
 
@@ -85,7 +90,11 @@ def control_scores(trained: TrainedModel, data: MomentData, predictions: Sequenc
         videos = [annotation.video_id for annotation in data.annotations]
         gap = grounding_gap(first_overlaps(predictions, data.annotations), np.stack(overlaps), videos)
     blind = evaluate_predictions(answers_with(data.frames.blanked(), trained, data), data.annotations, protocol)
-    return Controls(blind, others, gap, _other_sentence_scores(trained, data))
+    told = None
+    if data.narrations is not None and others:
+        found = predict(trained.network, data.with_other_narratives(), trained.config)
+        told = evaluate_predictions(found, data.annotations, protocol)
+    return Controls(blind, others, gap, _other_sentence_scores(trained, data), told)
 
 
 def answers_with(frames: FrameTable, trained: TrainedModel, data: MomentData) -> list[Prediction]:

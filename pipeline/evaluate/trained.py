@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mesm.datasets.annotations.records import Annotation, finite_number, shorten
+from mesm.datasets.narration import NARRATIONS
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.extractors.weights.sources import WeightSources
 from mesm.model.network import Network
@@ -22,6 +23,7 @@ from mesm.pipeline.data.durations import moments_outside, with_known_durations
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import FrameTable
 from mesm.pipeline.data.moments import MomentData
+from mesm.pipeline.data.narrations import read_narrations_for
 from mesm.pipeline.data.sentences import read_sentences
 from mesm.pipeline.data.text_kinds import TextOfRun, text_kind
 from mesm.pipeline.run.checkpoint import Checkpoint, load_checkpoint, refuse_other_features, require_parts
@@ -152,6 +154,9 @@ def load_evaluation_data(trained: TrainedModel, annotations: Sequence[Annotation
     found = {folder.name: folder.fingerprint for folder in folders}
     text = text_kind(config.features.text.encoder).from_run(trained.text, features, config)
     found[text.encoder] = text.fingerprint
+    told = read_narrations_for(config, features, text.source, annotations)
+    if told is not None:
+        found[NARRATIONS] = told.fingerprint
     refuse_other_features(trained.checkpoint.meta["fingerprints"], found, trained.path)
     if trained.is_imported:
         say(f"warning: the released checkpoint does not say which features it was trained on; {features} may be others")
@@ -161,7 +166,8 @@ def load_evaluation_data(trained: TrainedModel, annotations: Sequence[Annotation
     annotations = with_known_durations(annotations, folders, config.dataset)
     if outside := moments_outside(annotations, folders, config.dataset)[1]:
         say(f"warning: moments begin when their video has ended, so no answer can find them: {outside}")
-    return MomentData(annotations, frames, text.source, trained.vocabulary, config.dataset, sentences=sentences)
+    read = {"sentences": sentences, "narrations": told}
+    return MomentData(annotations, frames, text.source, trained.vocabulary, config.dataset, **read)  # type: ignore[arg-type]
 
 
 def without_training(

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.narration import NARRATIONS, from_arrays
+from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.text.word_vectors import WordVectors
 from mesm.datasets.text.words import split_words
 from mesm.extractors.encoders import glove
@@ -114,6 +116,8 @@ def extract_queries(
     """Encode the queries that are not there yet; returns how many were encoded."""
     texts = texts_of(annotations)
     if text_kind(config.features.text.encoder).is_table:
+        if config.model.reads_narration():
+            texts += narrated_texts(features)
         return extract_word_vectors(config, texts, features, sources)
     encoder = build_text_encoder(config.features.text, device, sources)
     done = extract_texts(texts, encoder, feature_folder(features, encoder))
@@ -121,8 +125,15 @@ def extract_queries(
     return done
 
 
+def narrated_texts(features: Path) -> list[str]:
+    """Return the distinct passages of all narrations below a folder of features: their words want vectors, too."""
+    folders = [folder for folder in FeatureFolder.all_in(features) if folder.name == NARRATIONS]
+    said = (passage.text for folder in folders for video in folder for passage in from_arrays(folder.read(video)))
+    return list(dict.fromkeys(said))
+
+
 def extract_word_vectors(config: Config, texts: Sequence[str], features: Path, sources: WeightSources) -> int:
-    """Keep the word vectors of the queries' words in one small file; returns how many words it holds."""
+    """Keep the word vectors of the texts' words in one small file; returns how many words it holds."""
     target = features / WORD_TABLE_FILE
     wanted = dict.fromkeys(word for text in texts for word in split_words(text, config.features.text.words))
     if target.exists() and config.features.text.weights == "default":
@@ -140,7 +151,7 @@ def extract_word_vectors(config: Config, texts: Sequence[str], features: Path, s
     table[1:] = vectors.numpy()[[rows[word] for word in known]]
     features.mkdir(parents=True, exist_ok=True)
     WordVectors(("", *known), table).save(target)
-    say(f"word vectors: {len(known)} of {len(wanted)} words of the queries have one; kept in {target}")
+    say(f"word vectors: {len(known)} of {len(wanted)} words have one; kept in {target}")
     return len(known)
 
 

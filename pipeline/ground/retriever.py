@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mesm.datasets.annotations.records import shorten
 from mesm.datasets.shards.folder import folder_path
 from mesm.extractors.contracts import VideoEncoder
 from mesm.extractors.weights.sources import WeightSources
@@ -27,7 +28,7 @@ from mesm.model.layouts import Layout
 from mesm.pipeline.config.errors import PipelineError
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.text_kinds import text_kind
-from mesm.pipeline.data.texts import TextSource
+from mesm.pipeline.data.texts import TextSource, has_words
 from mesm.pipeline.evaluate.calibration import read_calibration
 from mesm.pipeline.evaluate.postprocessing import windows_in_seconds
 from mesm.pipeline.evaluate.predict import answer, host_windows, protocol_of
@@ -125,6 +126,11 @@ class MomentRetriever:
         device, sources = torch.device(device), sources or WeightSources()
         trained = load_trained(Path(path), device)
         config = trained.config
+        if config.model.reads_narration():
+            raise PipelineError(
+                f"{path} is a network {config.model.name}, which reads narratives; single files are not narrated on "
+                "the way: narrate and extract a folder, and use evaluate, or take a network that reads frames alone"
+            )
         encoders = build_video_encoders(config, device, sources, deferred=True)
         found = {encoder.name: encoder_fingerprint(encoder) for encoder in encoders}
         text = text_kind(config.features.text.encoder).live(trained.text, features, config, device, sources)
@@ -196,6 +202,8 @@ class MomentRetriever:
         """
         if not query.strip():
             raise PipelineError("the query is empty; describe the moment in a sentence")
+        if not has_words(self.text, query):
+            raise PipelineError(f"no word of the query {shorten(query)} is left; describe the moment in a sentence")
         words = self.text.words(query.strip())
         pieces = Pieces.of(video.rows, self.trained.longest_rows, self.config.dataset.max_rows)
         find = self._of_one if len(pieces.starts) == 1 else self._of_several
@@ -225,8 +233,8 @@ class MomentRetriever:
             windows, scores, counts = host_windows(answers)
             kept = np.full(len(scores), scores.shape[1]) if counts is None else counts
             parts = (windows, scores, kept, answers.saliency.cpu().numpy())
-            for number, rows, own, of_own, count, shown in zip(numbers, frames, *parts, strict=True):
-                found.append(pieces.windows(number, own[:count], of_own[:count]))
+            for number, rows, own, of_own, most, shown in zip(numbers, frames, *parts, strict=True):
+                found.append(pieces.windows(number, own[:most], of_own[:most]))
                 part = slice(pieces.starts[number], pieces.starts[number] + pieces.size)
                 saliency[part] += stretch(shown[: len(rows)], pieces.size)
                 count[part] += 1

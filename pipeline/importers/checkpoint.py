@@ -44,6 +44,7 @@ from mesm.pipeline.data.text_kinds import text_kind
 from mesm.pipeline.data.texts import WORD_TABLE_FILE, find_counts, make_unknown_vector
 from mesm.pipeline.importers.published_names import our_name
 from mesm.pipeline.importers.recognition import NETWORK_OF, network_name, setting_of
+from mesm.pipeline.importers.tables import vocabulary_of_training, without_tables
 from mesm.pipeline.importers.word_order import VECTORS, words_inside
 from mesm.pipeline.run.checkpoint import BEST
 from mesm.pipeline.run.console import say
@@ -87,6 +88,7 @@ def import_checkpoint(
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     config, sizes = _match_setting(shapes, setting, source)
     _check_options(_options(content, opt), sizes, opt)
+    tensors = without_tables(tensors, config.model, source)
     state = _translate(tensors, config.model, sizes, source)
     words = words_inside(tensors, config, annotations, word_vectors) if VECTORS in tensors else None
     vocabulary = _vocabulary(config, annotations)
@@ -167,6 +169,9 @@ def _refusal(source: Path, error: pickle.UnpicklingError, trusted: bool) -> str:
 def _model_tensors(content: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
     """Return the network's tensors as float32, without those of the text encoder."""
     model = content.get("model", content.get("state_dict"))
+    if model is None and content and all(isinstance(value, Tensor) for value in content.values()):
+        # The bare state of a network, as that of MSAT was released.
+        model = content
     named = isinstance(model, Mapping) and all(isinstance(name, str) for name in model)
     if not named or not model or not all(isinstance(value, Tensor) for value in model.values()):
         raise PipelineError(
@@ -224,6 +229,9 @@ def _with_sizes(config: Config, found: NetworkConfig, sizes: Sizes) -> tuple[Con
     official = {"masks": "official", "behaviour": "official", "segment_context": "group" if group else "clip"}
     switches = {name: value for name, value in official.items() if hasattr(config.model, name)}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **own, **switches))
+    if (most := config.model.most_words()) is not None:
+        dataset = dataclasses.replace(config.dataset, max_words=min(config.dataset.max_words, most))
+        config = dataclasses.replace(config, dataset=dataset)
     unknown, text = 1, config.features.text
     others = unknown + sum(marker is not None for marker in text_kind(text.encoder).markers)
     if not sizes.word_classes:
@@ -237,8 +245,9 @@ def _contradictions(config: Config, found: NetworkConfig, sizes: Sizes) -> Itera
     if sizes.text_dim != text_dim:
         yield f"it reads words of {sizes.text_dim} numbers, the setting's have {text_dim}"
     streams = [stream.encoder for stream in config.features.video]
-    video_dim = sum(ENCODERS[stream].dim or 0 for stream in streams) + TEMPORAL_COLUMNS
-    if sizes.video_dim != video_dim and sizes.video_dim in FRAME_WIDTHS:
+    known = [ENCODERS[stream].dim or 0 for stream in streams if stream in ENCODERS]
+    video_dim = sum(known) + TEMPORAL_COLUMNS
+    if len(known) == len(streams) and sizes.video_dim != video_dim and sizes.video_dim in FRAME_WIDTHS:
         yield (
             f"it reads frames of {sizes.video_dim} numbers ({FRAME_WIDTHS[sizes.video_dim]}), "
             f"the setting's have {video_dim} ({' and '.join(streams)})"
@@ -287,7 +296,8 @@ def _translate(tensors: Mapping[str, Tensor], network: NetworkConfig, sizes: Siz
     """Rename every tensor; PipelineError lists what is missing, unknown or of another shape."""
     if problems := network.problems():
         raise PipelineError(f"{source}: {'; '.join(problems)}")
-    expected = network_shapes(network, sizes)
+    expected = network_shapes(network, sizes, answering=True)
+    of_training = set(network_shapes(network, sizes)) - set(expected)
     state: dict[str, Tensor] = {}
     unknown, shapes, unused = [], [], 0
     for name, value in tensors.items():
@@ -296,7 +306,7 @@ def _translate(tensors: Mapping[str, Tensor], network: NetworkConfig, sizes: Siz
         except KeyError:
             unknown.append(name)
             continue
-        if ours is None:
+        if ours is None or ours in of_training:
             unused += 1
         elif ours not in expected or ours in state:
             unknown.append(name)
@@ -311,7 +321,7 @@ def _translate(tensors: Mapping[str, Tensor], network: NetworkConfig, sizes: Siz
     if lines:
         raise PipelineError(f"{source} does not hold the network of its setting:\n  " + "\n  ".join(lines))
     if unused:
-        say(f"{unused} tensors that the published network holds but never uses are left out")
+        say(f"{unused} tensors that the published network holds but answers without are left out")
     return state
 
 
@@ -326,6 +336,8 @@ def _vocabulary(config: Config, annotations: Path | None) -> Vocabulary:
     """Return the published vocabulary of the setting, or one of the same size without words."""
     text = config.features.text
     kind = text_kind(text.encoder)
+    if text.vocabulary == "all" and annotations is not None:
+        return vocabulary_of_training(config, annotations)
     # Without a vector for unknown words (Charades), the published counts are those of the table of word vectors.
     if annotations is None or (kind.is_table and text.unknown_words != "vector"):
         return Vocabulary((), text.vocabulary_size, *kind.markers)

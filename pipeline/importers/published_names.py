@@ -114,6 +114,15 @@ _ELASTIC: Prefixes = (
 )
 PREFIXES: dict[str, Prefixes] = {
     "emb": _ELASTIC,
+    "tea": (
+        *_ELASTIC,
+        *((f"paragraph.encoder.{n}.layers.0.", f"paragraph.frame_side.{n}.", _ELASTIC_LAYER) for n in _FRAME_LAYERS),
+        ("paragraph.fuser.", "paragraph.fuser.", _FUSER),
+        ("paragraph.highlight_layer.conv1d.conv1d.", "paragraph.highlight_head.", ()),
+        ("paragraph.predictor.", "paragraph.predictor.", _PREDICTOR),
+        ("narrative_mlp.", "narrative_mlp.", ()),
+        ("narrative_attention.layers.0.", "narrative_attention.", _ELASTIC_LAYER),
+    ),
     "mesm": (
         *_ANCHORED,
         ("enhance_encoder.t2v_encoder.layers.", "frame_word.layers.", _CROSS_LAYER),
@@ -140,6 +149,9 @@ PREFIXES: dict[str, Prefixes] = {
         ("bert_layer.vlbert.visual_1x1_visual.", "point_projection.", ()),
         ("bert_layer.vlbert.encoder.layer.", "encoder.layers.", _CO_ATTENTION_LAYER),
         ("bert_layer.vlbert.mplug.temp", "contrast.temperature", ()),
+        ("bert_layer.vlbert.mplug.image_queue", "contrast.video_queue", ()),
+        ("bert_layer.vlbert.mplug.idx_queue", "contrast.queued", ()),
+        ("bert_layer.vlbert.mplug.queue_ptr", "contrast.pointer", ()),
         ("bert_layer.vlbert.mplug.", "contrast.", _SLOW_COPY),
         ("bert_layer.final_mlp.", "word_head.", ()),
         ("bert_layer.final_mlp_2.", "stage_projection.", ()),

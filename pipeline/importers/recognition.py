@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mesm.model.network_config import TEMPORAL_COLUMNS, NetworkConfig, Sizes
-from mesm.model.networks.emb import EmbConfig
+from mesm.model.networks.emb import EmbConfig, TeaConfig
 from mesm.model.networks.mesm import MesmConfig, MesmLosses
 from mesm.model.networks.moment_detr import MomentDetrConfig
 from mesm.model.networks.msat import MsatConfig
@@ -116,8 +116,14 @@ def moment_detr_of(shapes: Shapes, **switches: object) -> tuple[MomentDetrConfig
 
 def emb_of(shapes: Shapes, **switches: object) -> tuple[EmbConfig, Sizes]:
     """Work out EMB and its sizes from the names and shapes of its published parameters."""
-    config = EmbConfig(dim=_elastic_widths(shapes)[0], **switches)  # type: ignore[arg-type]
-    return config, _elastic_widths(shapes)[1]
+    dim, sizes = _elastic_widths(shapes)
+    return EmbConfig(dim=dim, **switches), sizes  # type: ignore[arg-type]
+
+
+def tea_of(shapes: Shapes, **switches: object) -> tuple[TeaConfig, Sizes]:
+    """Work out TEA's sizes from the names and shapes of its parameters; its switches are to be given."""
+    dim, sizes = _elastic_widths(shapes)
+    return TeaConfig(dim=dim, **switches), sizes  # type: ignore[arg-type]
 
 
 def _elastic_widths(shapes: Shapes) -> tuple[int, Sizes]:
@@ -170,6 +176,7 @@ NETWORK_OF: dict[str, Callable[..., tuple[NetworkConfig, Sizes]]] = {
     "qd-detr": qd_detr_of,
     "moment-detr": moment_detr_of,
     "emb": emb_of,
+    "tea": tea_of,
     "msat": msat_of,
 }
 """By network: what works it out from its parameters."""
@@ -198,8 +205,17 @@ def recognise(shapes: Shapes, graded_saliency: bool = False) -> Setting:
     return Setting(name, MesmLosses(), "clip")
 
 
+def grid_setting(shapes: Shapes) -> str:
+    """Name the setting of MSAT, with what arXiv 2312.07435 changes of it, that parameters are of."""
+    config, sizes = msat_of(shapes)
+    parts = ["acb" if config.encoder == "asymmetric" else "msat", *(["vtc"] if config.vtc else [])]
+    return "-".join([*parts, "tacos" if sizes.video_dim - TEMPORAL_COLUMNS > 500 else "activitynet", "c3d"])
+
+
 def setting_of(network: str, shapes: Shapes) -> str:
     """Name the setting that parameters of a network are likeliest of: those of the baselines were released for one."""
+    if network == "msat":
+        return grid_setting(shapes)
     if network == "emb":
         return "charades-i3d-glove-emb"
     return recognise(shapes).name if network == "mesm" else f"qvhighlights-clip-slowfast-{network}"

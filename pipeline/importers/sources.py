@@ -1,7 +1,8 @@
 """Features as others release them: named arrays in an HDF5 file or a folder.
 
 Layouts: an HDF5 file with one dataset (rows, dim) per video id (`clip_image.hdf5`, `slowfast.hdf5`,
-`vgg.hdf5`, `c3d.hdf5`, `i3d.hdf5`); a folder with one npz per video that holds `features`; a folder with one
+`vgg.hdf5`, `c3d.hdf5`, `i3d.hdf5`, `tall_c3d_features.hdf5`), or with one group per video id that holds a single
+dataset (`sub_activitynet_v1-3.c3d.hdf5`); a folder with one npz per video that holds `features`; a folder with one
 npy per video, whose axes of length 1 are dropped.
 """
 
@@ -74,7 +75,7 @@ def detect_layout(source: Path) -> Literal["hdf5", "npz", "npy"]:
 
 
 class HDF5Source(FeatureSource):
-    """An HDF5 file with one dataset per video id at its top level."""
+    """An HDF5 file with one dataset, or a group of one, per video id at its top level."""
 
     def __init__(self, path: Path) -> None:
         """Open the file; FeatureError when it is missing or no HDF5 file."""
@@ -115,12 +116,14 @@ class HDF5Source(FeatureSource):
         self._file.close()
 
     def _dataset(self, name: str) -> h5py.Dataset:
-        # A link or a virtual dataset would read other files of this machine into the features.
-        if not isinstance(self._file.get(name, getlink=True), h5py.HardLink):
-            raise FeatureError("it is a link to elsewhere; expected a dataset in this file")
-        dataset = self._file[name]
+        dataset = _own(self._file, name)
+        if isinstance(dataset, h5py.Group):
+            members = list(dataset)
+            if len(members) != 1:
+                raise FeatureError(f"it is a group of {len(members)}; expected a dataset (rows, dim) or a group of one")
+            dataset = _own(dataset, members[0])
         if not isinstance(dataset, h5py.Dataset):
-            raise FeatureError("it is a group; expected a dataset (rows, dim)")
+            raise FeatureError("it is a group of groups; expected a dataset (rows, dim), or a group of one")
         if dataset.is_virtual or dataset.external:
             raise FeatureError("its numbers lie in other files; expected them in this one")
         if dataset.dtype.kind != "f":
@@ -129,6 +132,13 @@ class HDF5Source(FeatureSource):
         for shape in (dataset.shape, dataset.chunks or ()):
             check_announced(shape, dataset.dtype)
         return dataset
+
+
+def _own(group: h5py.Group, name: str) -> h5py.Dataset | h5py.Group:
+    """Return a member of a group; FeatureError for a link, which could read other files of this machine."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise FeatureError("it is a link to elsewhere; expected a dataset in this file")
+    return group[name]
 
 
 class ArrayFiles(FeatureSource):

@@ -52,7 +52,11 @@ def find_spoken(catalogue: Catalogue, query: str, count: int) -> list[SpokenSpan
         ):
             held[cue] += information[word]
     needed = NEEDED * sum(information.values())
-    spans = [SpokenSpan(*row[1:6], row[6].startswith(TRANSCRIBED)) for row in rows if held[row[0]] >= needed]
+    spans = [
+        SpokenSpan(film, start_s, end_s, text, score, source.startswith(TRANSCRIBED))
+        for cue, film, start_s, end_s, text, score, source in rows
+        if held[cue] >= needed
+    ]
     return _joined(spans)[:count]
 
 

@@ -77,10 +77,9 @@ def render_head(films: int, hours: float, model: str) -> str:
     return _render("served_head.html.j2", films=films, hours=hours, model=model)
 
 
-@cache
-def render_player() -> str:
-    """Return the player, empty."""
-    return _render("served_player.html.j2")
+def render_player(hint: str) -> str:
+    """Return the player, empty, with what to do first."""
+    return _render("served_player.html.j2", hint=hint)
 
 
 def render_uploader(limits: Mapping[str, str], suffixes: str) -> str:

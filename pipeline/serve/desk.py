@@ -71,7 +71,7 @@ class Desk:
         self._answers, self._readers = ThreadPoolExecutor(1, "answers"), ThreadPoolExecutor(1, "reading")
         try:
             self._asker: Asker = self._answers.submit(opener).result()
-            self.refresh()
+            self.refresh().result()
         except BaseException:
             self.close()
             raise
@@ -91,13 +91,19 @@ class Desk:
 
     # Films
 
-    def refresh(self) -> None:
-        """See what was added to the index since."""
+    def refresh(self) -> Future[None]:
+        """See what was added to the index since, when the questions that wait are answered."""
+        return self._answers.submit(self._see)
+
+    def _see(self) -> None:
         index = self._asker.index
         if index is not None:
-            self._answers.submit(
-                lambda: self._films.update(index.catalogue.files().values(), index.catalogue.films())
-            ).result()
+            self._films.update(index.catalogue.files().values(), index.catalogue.films())
+
+    @property
+    def hint(self) -> str:
+        """What is to be done first."""
+        return "Choose a film and ask." if len(self._films) else "Upload a film, then ask."
 
     def head(self) -> str:
         """Return the head of the page."""

@@ -136,7 +136,7 @@ def _page(desk: Desk, port: int) -> Any:
             if limits.uploads:
                 text = {"text": limits.text}
                 gr.HTML(render_uploader(text, ",".join(sorted(VIDEO_SUFFIXES))), padding=False, elem_id="bring")
-        gr.HTML(render_player(), padding=False, elem_id="stage")
+        gr.HTML(render_player(desk.hint), padding=False, elem_id="stage")
         results = gr.HTML(padding=False, elem_id="results")
         new = gr.Button(visible="hidden", elem_id="uploaded")
         page.load(enter, None, [head, film, results], show_progress="hidden", **private)

@@ -38,9 +38,7 @@ class Workshop:
         """Return a JPEG of a film at a second; PipelineError when there is none."""
         second = min(_seconds(at), max(film.duration_s - 0.05, 0.0))
         name = f"{film.key}-{round(second * 100)}.jpg"
-        return self._stills.open(
-            name, lambda out: self._unchanged(film) or write_still(film.path, second, out, STILL_S)
-        )
+        return self._stills.open(name, partial(self._still, film, second))
 
     def preview(self, film: ServedFilm, start: str, end: str) -> BinaryIO:
         """Return a part of a film that browsers play, small."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mesm.datasets.annotations.records import Annotation
+from mesm.datasets.annotations.records import Annotation, shorten
+from mesm.datasets.narration import NARRATIONS
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.text.vocabulary import Vocabulary
 from mesm.model.network import Network
@@ -20,9 +21,10 @@ from mesm.pipeline.data.durations import moments_outside, with_known_durations
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import FrameTable, check_durations
 from mesm.pipeline.data.moments import MomentData
+from mesm.pipeline.data.narrations import read_narrations_for
 from mesm.pipeline.data.splits import training_splits
 from mesm.pipeline.data.text_kinds import text_kind
-from mesm.pipeline.data.texts import TextSource
+from mesm.pipeline.data.texts import TextSource, has_words
 from mesm.pipeline.run.console import say
 from mesm.pipeline.run.networks import network_shapes
 from mesm.pipeline.workspace import Workspace
@@ -68,11 +70,15 @@ def load_training_data(workspace: Workspace, select_on: str = "") -> TrainingDat
     train, validation = (with_known_durations(part, folders, config.dataset) for part in (train, validation))
     train, validation = (_inside(part, folders, config) for part in (train, validation))
     text = text_kind(config.features.text.encoder).from_folder(features, config)
+    train, validation = (_with_words(part, text.source) for part in (train, validation))
     vocabulary = text.source.make_vocabulary([a.query for a in train], annotations)
     fingerprints = {folder.name: folder.fingerprint for folder in folders}
+    told = read_narrations_for(config, features, text.source, [*train, *validation])
+    if told is not None:
+        fingerprints[NARRATIONS] = told.fingerprint
     return TrainingData(
-        train=MomentData(train, frames, text.source, vocabulary, config.dataset, config.train.seed),
-        validation=MomentData(validation, frames, text.source, vocabulary, config.dataset),
+        train=MomentData(train, frames, text.source, vocabulary, config.dataset, config.train.seed, narrations=told),
+        validation=MomentData(validation, frames, text.source, vocabulary, config.dataset, narrations=told),
         text=text.source,
         vocabulary=vocabulary,
         fingerprints={**fingerprints, config.features.text.encoder: text.fingerprint},
@@ -87,6 +93,20 @@ def _inside(annotations: Sequence[Annotation], folders: Sequence[FeatureFolder],
         say(f"warning: moments that begin when their video has ended are left out: {outside}")
     if not kept:
         raise PipelineError(f"no query has a moment inside its video: {outside}")
+    return kept
+
+
+def _with_words(annotations: Sequence[Annotation], text: TextSource) -> list[Annotation]:
+    """Leave out queries of which no word is left, with a warning; PipelineError when that is all of them."""
+    kept = [annotation for annotation in annotations if has_words(text, annotation.query)]
+    if len(kept) < len(annotations):
+        first = next(annotation for annotation in annotations if not has_words(text, annotation.query))
+        say(
+            f"warning: {len(annotations) - len(kept)} queries without any word are left out, such as "
+            f"{first.query_id}: {shorten(first.query)}"
+        )
+    if not kept:
+        raise PipelineError("no query has a word; expected sentences")
     return kept
 
 

@@ -17,6 +17,7 @@ from mesm.model.elastic import (
     rows_of_windows,
     threshold_of,
 )
+from mesm.model.layers.boundaries import OrderedReader
 from mesm.model.layers.guided import before_and_after
 from mesm.model.layers.proposals import lay_out, proposal_features
 
@@ -133,3 +134,18 @@ def test_proposals_are_maxima_over_their_blocks() -> None:
             assert torch.equal(found[video, number], rows.amax(0) if valid else torch.zeros(4))
             bounds = [min(8 * i, length - 1), min(8 * j + 7, length - 1)] if valid else [0, 0]
             assert proposals.bounds[video, number].tolist() == bounds
+
+
+def test_rows_are_read_in_order_as_packed_sequences_are() -> None:
+    torch.manual_seed(0)
+    reader, lengths = OrderedReader(6).double(), (7, 1, 4)
+    found = []
+    for read in (reader.both_ways, reader.packed):
+        x = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 7, 6))).requires_grad_()
+        reader.zero_grad()
+        out = read(x, lengths)
+        out.square().sum().backward()
+        found.append([out, x.grad, *(p.grad for p in reader.rnn.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours is not None
+        torch.testing.assert_close(ours, theirs)

@@ -19,12 +19,14 @@ import yaml
 
 from mesm.datasets.annotations.records import Annotation
 from mesm.datasets.annotations.registry import read_annotations
+from mesm.datasets.narration import Passage
 from mesm.datasets.shards.fingerprints import text_key
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.text.word_vectors import WordVectors
 from mesm.pipeline.config.load import load_config
 from mesm.pipeline.config.schema import Config
 from mesm.pipeline.data.texts import WORD_TABLE_FILE
+from mesm.pipeline.importers.narrations import store
 from mesm.pipeline.run.directory import RunDirectory
 from mesm.pipeline.run.distributed import ALONE, World
 from mesm.pipeline.train.data import build_for, load_training_data
@@ -142,6 +144,18 @@ def write_word_table(features: Path, dim: int = TEXT_DIM) -> WordVectors:
     table = WordVectors(words, vectors)
     table.save(features / WORD_TABLE_FILE)
     return table
+
+
+def write_narrations(folder: Path, version: int = 0) -> FeatureFolder:
+    """Say at every second what the annotations say of it; `features` then has narrations."""
+    records = [a for split in ("train", "test") for a in queries_of(folder, split)]
+    said: dict[str, list[Passage]] = {}
+    for record in records:
+        assert record.duration_s is not None
+        own = said.setdefault(record.video_id, [])
+        (start, end), verb = record.moments[0], record.query.split()[1]
+        own += [Passage(float(t), verb if start <= t < end else "") for t in range(int(record.duration_s))]
+    return store(said, folder / "features", {"narrator": f"test {version}"})
 
 
 def tiny_config(folder: Path, *overrides: str) -> Config:

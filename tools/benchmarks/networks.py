@@ -11,12 +11,14 @@ import torch
 
 from mesm.model.batch import Batch
 from mesm.model.networks.mesm import MesmConfig
+from mesm.model.networks.msat import MsatConfig
 from mesm.model.registry import build_network
 from mesm.pipeline.importers.published_names import our_name
 from mesm.pipeline.run.precision import half_precision
 from mesm.pipeline.train.compiling import forward_and_losses
 from mesm.tools.benchmarks.timing import Step
 from mesm.tools.reference_batch import PlainBatch
+from mesm.tools.reference_grid import PlainGridBatch, ReferenceMsat, reference_grid_losses
 from mesm.tools.reference_losses import reference_losses
 from mesm.tools.reference_network import ReferenceMesm
 from mesm.tools.synthetic_batches import SHAPES, configs_of, make_batch
@@ -87,8 +89,35 @@ class Pair:
 
         return step
 
+    def grid_reference(self) -> tuple[ReferenceMsat, PlainGridBatch]:
+        """Build MSAT's plain form with our weights."""
+        assert isinstance(self.config, MsatConfig)
+        network = ReferenceMsat(self.config, self.sizes).to(self.device)
+        network.ours.load_state_dict(self.model.state_dict())
+        return network, PlainGridBatch(self.host_batch, self.config.bins, self.device)
+
+    def _grid_step(self, what: str) -> Step:
+        """One step, or the answers, of MSAT's plain form."""
+        network, batch = self.grid_reference()
+        if what == "infer":
+            network.eval()
+
+            def answer() -> None:
+                with torch.no_grad(), self.autocast():
+                    network(batch)
+
+            return answer
+
+        def losses() -> dict[str, torch.Tensor]:
+            with self.autocast():
+                out = network(batch)
+            return reference_grid_losses({k: v.float() for k, v in out.items()}, batch, network, self.loss)
+
+        optimiser = torch.optim.AdamW(network.train().parameters(), lr=2e-4, weight_decay=1e-4)
+        return train_step(network, losses, optimiser)
+
     def reference(self) -> tuple[ReferenceMesm, PlainBatch]:
-        """Build the plain form with our weights."""
+        """Build MESM's plain form with our weights."""
         assert isinstance(self.config, MesmConfig)
         network = ReferenceMesm(self.config, self.sizes).to(self.device)
         state = self.model.state_dict()
@@ -99,6 +128,8 @@ class Pair:
 
     def reference_step(self, what: str) -> Step:
         """One step, or the answers, of the plain form."""
+        if isinstance(self.config, MsatConfig):
+            return self._grid_step(what)
         network, batch = self.reference()
         if what == "infer":
             network.eval()
@@ -137,6 +168,8 @@ def same_losses(setting: str, device: torch.device) -> float:
     config, sizes, loss = configs_of(setting)
     options = argparse.Namespace(device=str(device), precision="fp32", compile=False)
     pair = Pair(setting, options)
+    if isinstance(config, MsatConfig):
+        return _same_grid_losses(pair)
     assert isinstance(config, MesmConfig)
     pair.config = replace(config, dropout=0.0, input_dropout=0.0)
     pair.model = build_network(pair.config, sizes).to(device)
@@ -147,3 +180,14 @@ def same_losses(setting: str, device: torch.device) -> float:
     names = {"saliency": "loss_saliency", "rebuild_words": "loss_rec_fw", "segment_sentence": "loss_rec_ss"}
     pairs = [(ours[k], plain[names.get(k, k if k == "total" else f"loss_{k}")]) for k in ours]
     return max(abs(float(a) - float(b)) / abs(float(b)) for a, b in pairs)
+
+
+def _same_grid_losses(pair: Pair) -> float:
+    """The same of MSAT."""
+    pair.config = replace(pair.config, dropout=0.0)  # type: ignore[call-arg]
+    pair.model = build_network(pair.config, pair.sizes).to(pair.device)
+    network, batch = pair.grid_reference()
+    with torch.no_grad():
+        ours = pair.model.losses(pair.model.train()(pair.batch), pair.batch, pair.loss)
+        plain = reference_grid_losses(network.train()(batch), batch, network, pair.loss)
+    return max(abs(float(ours[k]) - float(plain[k])) / abs(float(plain[k])) for k in ours)

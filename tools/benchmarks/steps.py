@@ -14,9 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mesm.pipeline.run.memory import keep_freed_memory, peak_memory_bytes
 from mesm.pipeline.run.threads import wait_quietly
+from mesm.tools.benchmarks.elastic import ElasticPair, elastic_difference
 from mesm.tools.benchmarks.networks import Pair, same_losses
 from mesm.tools.benchmarks.timing import Clock, Peak, device_name, spread
-from mesm.tools.synthetic_batches import SHAPES
+from mesm.tools.synthetic_batches import ELASTIC, SHAPES
 
 WARM_UP = 2
 LOSS_RTOL = 1e-5
@@ -28,7 +29,7 @@ def serve(pipe: Connection, what: str, setting: str, options: argparse.Namespace
     clock = Clock(device)
     if not plain:
         keep_freed_memory()
-    pair = Pair(setting, options)
+    pair = (ElasticPair if setting in ELASTIC else Pair)(setting, options)
     if plain:
         step = pair.reference_step(what)
     else:
@@ -89,7 +90,8 @@ def bench_infer(setting: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def _bench(what: str, setting: str, options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(options.device)
-    difference = same_losses(setting, device) if options.reference else None
+    compare = elastic_difference if setting in ELASTIC else same_losses
+    difference = compare(setting, device) if options.reference else None
     if difference is not None and not difference <= LOSS_RTOL:
         raise SystemExit(f"{setting}: the losses differ by {difference:.1e} of the plain form's; nothing was measured")
     gc.collect()

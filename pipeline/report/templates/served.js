@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const PREVIEW_BEFORE = 2, PREVIEW_AFTER = 3, LONGEST_PREVIEW = 60;
+  const PREVIEW_BEFORE = 2, PREVIEW_AFTER = 3, LONGEST_PREVIEW = 60, STILLS_AT_ONCE = 2;
   const $ = (selector) => document.querySelector(selector);
   const now = { key: "", plays: true, seconds: 0, name: "", source: "", offset: 0, asked: -1, end: Infinity, play: false };
 
@@ -115,7 +115,20 @@
     input.value = "";
   });
 
+  let fetching = 0;
+  function fetchStills() {
+    for (const picture of document.querySelectorAll("img[data-still]")) {
+      if (fetching >= STILLS_AT_ONCE) return;
+      fetching += 1;
+      const done = () => { fetching -= 1; fetchStills(); };
+      picture.onload = picture.onerror = done;
+      picture.src = picture.dataset.still;
+      picture.removeAttribute("data-still");
+    }
+  }
+
   function look() {
+    fetchStills();
     const player = video();
     if (player && !player.dataset.watched) { player.dataset.watched = "yes"; watch(player); }
     const fresh = $(".served[data-fresh]");

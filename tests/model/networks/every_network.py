@@ -61,6 +61,9 @@ class Subject:
         batch, draws = make_batch(shape, seed), self.config.draws()
         if not draws & (Draw.OTHER_QUERY | Draw.NEXT_QUERY):
             batch = replace(batch, negative_query=None)
+        if self.config.reads_narration():
+            draw = torch.Generator().manual_seed(seed)
+            batch = replace(batch, narration=torch.randn(len(batch.video), 24, generator=draw))
         hidden = Draw.MASKED_WORDS | Draw.MASKED_WORDS_ALIKE
         return batch if draws & hidden else replace(batch, word_mask=None)
 
@@ -83,6 +86,7 @@ def alone(batch: Batch, query: int) -> Batch:
         video_of_query=(0,),
         group_of_query=(0,),
         words=Words(batch.words.vectors[query : query + 1, :words], batch.words.mask[query : query + 1, :words]),
+        narration=None if batch.narration is None else batch.narration[start : start + length],
     )
 
 
@@ -107,7 +111,8 @@ def one_frame_batch(subject: Subject) -> Batch:
     mask = whole.word_mask
     if mask is not None:
         mask = replace(mask, masked=mask.masked[[0, 3]], unknown=mask.unknown[[0, 3]], labels=mask.labels[[0, 3]])
-    return Batch(whole.video[:2], picked, (0, 1), (0, 1), words, negative, mask, targets)
+    narration = None if whole.narration is None else whole.narration[:2]
+    return Batch(whole.video[:2], picked, (0, 1), (0, 1), words, negative, mask, targets, narration=narration)
 
 
 def losses_and_gradients(subject: Subject) -> dict[str, float]:

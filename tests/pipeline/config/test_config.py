@@ -76,7 +76,7 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_name(tmp_path: Path)
         "train.learning_rat: unknown key",
         "train.epochs: expected a whole number, found 'many'",
         "train.ema: expected at least 0 and at most 0.99999, found 1.5",
-        "train.schedule: expected one of constant, cosine, found 'cosin' (did you mean 'cosine'?)",
+        "train.schedule: expected one of constant, linear, cosine, found 'cosin' (did you mean 'cosine'?)",
         "train.batch_groups: expected at least 1, found 0",
         "features.video: expected a list, found 'clip'",
         "dataset: expected a section with keys, found 3",
@@ -247,3 +247,12 @@ def test_ranking_by_frames_takes_one_moment_a_query() -> None:
 )
 def test_answers_are_ranked_by_frames_where_that_can_be(name: str, recipe: str, expected: bool) -> None:
     assert load_config(name, ["evaluate.rank_by=auto"], recipe).ranking == ("frames" if expected else "class")
+
+
+def test_the_recipe_for_little_data_chooses_no_epoch() -> None:
+    for name in ("charades-mini", "charades-mini-span-map", "own-clip-span-map"):
+        train = load_config(name, recipe="small-data").train
+        assert train.validate_every > train.epochs
+    assert load_config("charades-mini-span-map", recipe="small-data").train.ema == 0.99
+    fast, small = (load_config("charades-mini", recipe=recipe).model for recipe in ("fast", "small-data"))
+    assert small == fast

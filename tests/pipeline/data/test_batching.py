@@ -14,7 +14,7 @@ from mesm.datasets.errors import FeatureError
 from mesm.datasets.shards.folder import FeatureFolder
 from mesm.datasets.targets import prepare_video
 from mesm.model.network_config import Draw
-from mesm.pipeline.data import frames
+from mesm.pipeline.data import frames, stored_rows
 from mesm.pipeline.data.draws import draw_masked_words, draw_negatives, next_of_other_group
 from mesm.pipeline.data.folders import open_streams
 from mesm.pipeline.data.frames import FrameTable, check_durations
@@ -102,8 +102,9 @@ def test_queries_of_different_length_are_padded(corpus: Path) -> None:
     assert len({len(a.query.split()) for a in queries}) == 3
     indices = list(range(len(queries)))
     batch = data.batch(indices, indices)
+    source = text_kind("states").from_folder(corpus / "features", tiny_config(corpus)).source
     for row, i in enumerate(indices):
-        words = data._queries[i].words
+        words = source.words(data.annotations[i].query)
         np.testing.assert_array_equal(batch.words.vectors[row, : len(words.tokens)].numpy(), words.vectors)
         assert int(batch.words.mask[row].sum()) == len(words.tokens)
 
@@ -194,15 +195,26 @@ def test_masked_words_are_neither_start_nor_end_nor_padding(corpus: Path) -> Non
             assert not mask.masked[row, words - 1 :].any()
 
 
-def test_table_mapped_from_a_file_equals_the_resident_one(
+def test_rows_that_stay_on_the_disk_are_those_of_the_memory(
     corpus: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     resident = load(corpus).frames
     monkeypatch.setattr(frames, "free_memory", lambda: 0)
-    monkeypatch.setattr(frames.tempfile, "tempdir", str(tmp_path))
-    mapped = load(corpus).frames
-    assert torch.equal(mapped.rows, resident.rows)
+    monkeypatch.setattr(stored_rows.tempfile, "tempdir", str(tmp_path))
+    stored = load(corpus).frames
+    assert isinstance(stored.rows, stored_rows.StoredRows)
     assert list(tmp_path.iterdir()) == []
+    videos = [*reversed(stored.lengths)]
+    crops = {videos[1]: (2, 5), videos[3]: (0, 1)}
+    tables = [(t, t.blanked(), t.exchanged(3), t.exchanged(3).blanked()) for t in (stored, resident)]
+    for ours, other in zip(*tables, strict=True):
+        for some in (None, crops):
+            found, expected = ours.take(videos, some), other.take(videos, some)
+            assert torch.equal(found[0], expected[0])
+            assert found[1].lengths == expected[1].lengths
+    blank = stored.blanked().take(videos)[0]
+    assert not blank[:, :-2].any()
+    assert torch.equal(blank[:, -2:], resident.take(videos)[0][:, -2:])
 
 
 def test_missing_videos_are_listed(corpus: Path) -> None:

@@ -79,6 +79,7 @@ def test_the_command_prints_facts_doubts_and_guesses(corpus: Path, capsys: pytes
     assert "query 0, video elsewhere: not in first-" in printed
     assert "query 1, video v00: 1.0 to 1.2 s, 0.25 s" in printed
     assert "best fixed window" in printed
+    assert "words without a vector" not in printed
     assert cli.run(["check", *place, "--split", "test"]) == 0
     assert "without features" not in capsys.readouterr().out
 

@@ -123,7 +123,11 @@ def test_transcribe_as_typed(
     opened.close()
     assert run(["index", "--index", place, "--transcribe", whisper]) == 2
     assert "--transcribe hears the films of files" in " ".join(capsys.readouterr().err.split())
-    assert run(["index", str(films), "--index", place, "--transcribe", str(tmp_path / "nowhere")]) == 2
+    assert run(["index", str(films), "--index", place, "--transcribe", whisper, "--checkpoint", "nowhere"]) == 2
+    assert "--transcribe finds words" in " ".join(capsys.readouterr().err.split())
+    other = tmp_path / "other"
+    assert run(["index", str(films), "--index", str(other), "--transcribe", str(tmp_path / "nowhere")]) == 2
+    assert not other.exists()
     assert "could not be had from the hub" in " ".join(capsys.readouterr().err.split())
     assert run(["index", "--index", place, "--stats", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cues"] == len(cues)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import CONTENT, make_corpus, tiny_config, workspace_of
+from tiny_training import CONTENT, make_corpus, tiny_config, workspace_of, write_narrations, write_word_table
 
 from mesm.model.registry import NETWORKS, networks_that_learn
 from mesm.pipeline.config.errors import ConfigError, PipelineError
@@ -27,12 +27,16 @@ SMALL = {"dim": 16, "heads": 2, "feed_forward_dim": 16, "clips": 16}
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_corpus(tmp_path_factory.mktemp("corpus"))
     tiny_config(folder)
+    write_word_table(folder / "features")
+    write_narrations(folder)
     return folder
 
 
 def config_of(corpus: Path, network: str, *overrides: str) -> Config:
     known = {f.name for f in fields(NETWORKS[network].config_class())}
     sizes = [f"model.{name}={value}" for name, value in SMALL.items() if name in known]
+    if NETWORKS[network].config_class()().reads_narration():
+        sizes.append("features.text.encoder=glove")
     return load_config(corpus / "tiny.yaml", [*sizes, "train.epochs=2", *overrides], network=network)
 
 
