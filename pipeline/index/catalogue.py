@@ -341,7 +341,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise PipelineError(f"{path} cannot be used: {error}") from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise PipelineError(
             f"{path} is damaged ({error}); delete it and run index again: films whose vectors are there are not "
             "encoded again"

@@ -28,9 +28,9 @@ def go_on(corpus: Path, run: Path) -> str:
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, without the time that they took."""
+    """The lines of metrics.jsonl, without the time that they took, and the hash that lines have since."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "sha256")} for row in found]
 
 
 def predictions(run: Path) -> list[dict[str, Any]]:

@@ -228,3 +228,13 @@ def test_writers_wait_for_one_another(index: IndexStore, place: Path) -> None:
         index.catalogue.set_fact("x", b"1")
         assert other.state() != before
         other.close()
+
+
+def test_a_damaged_schema_of_the_catalogue_is_told(index: IndexStore) -> None:
+    index.close()
+    file = index.path / CATALOGUE_FILE
+    content = file.read_bytes()
+    assert content.count(b"tablefilmsfilms") == 1
+    file.write_bytes(content.replace(b"tablefilmsfilms", b"tablef\xe9lmsfilms"))
+    with pytest.raises(PipelineError, match=r"catalogue\.sqlite"):
+        IndexStore.open(index.path).catalogue.films()
