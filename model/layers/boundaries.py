@@ -5,6 +5,8 @@ Source: EMB, `Raymond-sci/EMB` at a81e57a, which has them of VSLNet (Zhang et al
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,8 +54,8 @@ class OrderedReader(nn.Module):
     def forward(self, x: Tensor, lengths: tuple[int, ...]) -> Tensor:
         """(N, L, D) to the same; lengths: valid rows of each."""
         # Autocast would turn to float16 on GPUs, whose gradients need scaling.
-        with torch.autocast(x.device.type, enabled=False):
-            read = self.both_ways(x.float(), lengths) if x.device.type == "cpu" else self.packed(x.float(), lengths)
+        with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+            read = self.packed(x.float(), lengths) if x.is_cuda else self.both_ways(x.float(), lengths)
         return self.output(read.to(x.dtype))
 
     def packed(self, x: Tensor, lengths: tuple[int, ...]) -> Tensor:

@@ -147,7 +147,8 @@ def assert_same(fast: tuple[dict[str, Any], ...], plain: tuple[dict[str, Any], .
     for name, expected in plain[1].items():
         assert (fast[1][name] is None) == (expected is None), name
         if expected is not None:
-            assert float((fast[1][name] - expected).norm()) < 2e-4 * max(float(expected.norm()), 1e-2), name
+            # A single slope's gradient is a sum over all activations, whose terms cancel.
+            assert float((fast[1][name] - expected).norm()) < 2e-4 * max(float(expected.norm()), 2e-2), name
 
 
 def hand_written(loss: Tensor) -> set[str]:

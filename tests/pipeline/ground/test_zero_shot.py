@@ -88,7 +88,7 @@ def test_long_and_empty_queries_and_broken_videos(grounder: ZeroShot, tmp_path: 
     assert not grounder.ground(video, "red").words_cut
     assert not grounder.ground(video, "red " * 12).words_cut
     assert grounder.ground(video, "red " * 13).words_cut
-    assert grounder.max_words == 6
+    assert grounder.max_words == 12
     with pytest.raises(PipelineError, match="empty"):
         grounder.ground(video, " ")
     (tmp_path / "broken.mp4").write_bytes(b"no video at all")

@@ -257,7 +257,7 @@ def test_text_encoder_and_unused_tensors_are_left_out_and_said(
     import_checkpoint(write(tmp_path, content), tmp_path / "run", trust_pickle=True)
     said = capsys.readouterr().err
     assert "1 tensors of the frozen text encoder" in said
-    assert "11 tensors that the published network holds but never uses" in said
+    assert "11 tensors that the published network holds but answers without" in said
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
