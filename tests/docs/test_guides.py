@@ -75,6 +75,7 @@ def test_encoder_of_the_guide_extracts(tmp_path: Path) -> None:
     assert folder.read("film3")["features"].shape == (6, 64)
 
 
+@pytest.mark.slow
 def test_dataset_of_the_guide_is_read_and_trained_on(tmp_path: Path) -> None:
     guide = DOCS / "add-a-dataset.md"
     project = copy_of_the_project(tmp_path, guide)
@@ -93,6 +94,7 @@ def test_dataset_of_the_guide_is_read_and_trained_on(tmp_path: Path) -> None:
     assert run(f'python -c "{program}"', project).strip() == "[((3.2, 7.5),), ((14.0, 19.0),)]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["add-an-encoder.md", "add-a-dataset.md"])
 def test_tests_of_the_guide_pass(name: str, tmp_path: Path) -> None:
     project = copy_of_the_project(tmp_path, DOCS / name)

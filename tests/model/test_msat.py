@@ -46,6 +46,7 @@ def build(config: MsatConfig) -> Msat:
     return network
 
 
+@pytest.mark.slow
 def test_asymmetric_co_attention_and_contrast_are_those_of_the_published_code() -> None:
     subject, rows = check_file(Path(__file__).parent / "networks" / "golden" / "acb-vtc.npz")
     assert subject == "acb-vtc, tacos-c3d-glove"

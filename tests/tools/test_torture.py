@@ -38,6 +38,7 @@ def own_disk(forks: Forks) -> bool:
     return forks.run(Task("mesm.tools.attacks.full_disk:has_own_disk")).status == 0
 
 
+@pytest.mark.slow
 def test_a_careful_job_loses_nothing(tmp_path: Path, forks: Forks, draw: random.Random) -> None:
     careful = target("careful", tmp_path, forks)
     for tally in (

@@ -43,6 +43,7 @@ def test_what_cannot_be_used_is_said(trial: list[str], capsys: pytest.CaptureFix
     assert "nothing.npz" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_figures_of_the_default_on_real_vectors(tmp_path: Path) -> None:
     """The best answer overlaps the truth by half or more for at least 46 % of the pairs."""
     folder, out = shared_path("zeroshot"), tmp_path / "answers.jsonl"

@@ -257,6 +257,7 @@ def test_slow_decoder_that_goes_on_is_not_stuck(named: Callable[[str], Path]) ->
     assert outcome.whole
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("misbehaving")
 def test_hanging_decoder_is_given_up_and_others_go_on(named: Callable[[str], Path]) -> None:
     given_up: list[float] = []
@@ -287,6 +288,7 @@ STOPS: dict[int, type] = {0: DecodedFrame, 1: DecodedFrame, 2: Probed, 3: Finish
 """The event at which the process is stopped, by video."""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("misbehaving")
 def test_stopped_process_is_given_up_and_replaced(
     named: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
@@ -438,6 +440,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_processes_end_with_a_parent_that_is_killed(named: Callable[[str], Path]) -> None:
     program = ORPHANS.format(path=[str(Path(__file__).parent)])
     films = [named(name) for name in ("hang", "nativehang", "waiting")]

@@ -34,6 +34,7 @@ def dying(count: Path, turns: Collection[int]) -> str:
     )
 
 
+@pytest.mark.slow
 def test_process_that_dies_while_it_begins_is_started_again(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,6 +177,7 @@ def start_and_kill(folder: Path, videos: int) -> None:
     process.communicate(timeout=30)
 
 
+@pytest.mark.slow
 def test_a_killed_generator_leaves_whole_files_and_goes_on(tmp_path: Path) -> None:
     start_and_kill(tmp_path, videos=6)
     whole = {path.name: path.read_bytes() for path in (tmp_path / "videos").glob("[!.]*.mp4")}

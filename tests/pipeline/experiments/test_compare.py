@@ -498,6 +498,7 @@ def test_the_command_prints_the_table_or_json(
     assert "torchrun" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_trainings_in_processes_of_their_own_survive_a_kill(
     corpus: Path, finished: tuple[Path, Comparison], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def test_features_are_those_of_a_folder(address: str, films: Path, tmp_path: Pat
     assert again.fetched == []
 
 
+@pytest.mark.slow
 def test_a_film_that_changed_is_fetched_again(address: str, films: Path, tmp_path: Path) -> None:
     extract(Watched(address), tmp_path)
     fsspec.filesystem("memory").put(str(films / "film7.mp4"), "/bucket/film2.mp4")
@@ -128,6 +129,7 @@ def test_what_may_pass_is_tried_again(address: str, tmp_path: Path, monkeypatch:
     assert storage.pauses[0] < storage.pauses[-1] or len(storage.pauses) == 2
 
 
+@pytest.mark.slow
 def test_a_film_that_comes_short_is_a_failure(address: str, tmp_path: Path) -> None:
     storage = Watched(address)
     items = storage.list_videos
@@ -173,6 +175,7 @@ def test_only_some_protocols_are_addresses() -> None:
     assert not any(map(is_address, ("videos", "file:///etc", "rtsp://a", "concat:a|b", "a/b://c", "s3:/a")))
 
 
+@pytest.mark.slow
 def test_a_web_server_without_parts_gives_films_whole(films: Path, tmp_path: Path) -> None:
     pytest.importorskip("aiohttp")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(films))

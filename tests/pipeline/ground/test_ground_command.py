@@ -58,6 +58,7 @@ def test_folders_and_several_questions(films: Path, capsys: pytest.CaptureFixtur
     assert alone == {("a.mp4", "something red"): found["a.mp4", "something red"]}
 
 
+@pytest.mark.slow
 def test_questions_from_a_file(films: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("plain.txt").write_bytes(b"\xef\xbb\xbfsomething red\r\n\r\nsomething blue\r\n")
     Path("lines.jsonl").write_text('{"query": "something red", "id": 1}\n{"query": "something blue"}\n')
@@ -86,6 +87,7 @@ def test_a_picture_and_what_is_not_wanted(films: Path, capsys: pytest.CaptureFix
     assert near(without["b.mp4", "red or blue"], 12, 20)
 
 
+@pytest.mark.slow
 def test_csv_has_one_header(films: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ground", str(films), "something red", "--csv", "--top-k", "1"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))

@@ -199,6 +199,7 @@ def test_a_source_that_cannot_be_opened_is_named(tmp_path: Path, what: str) -> N
     assert not (tmp_path / "features").exists()
 
 
+@pytest.mark.slow
 def test_an_import_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
     sources = [
         write_hdf5(tmp_path / "train.h5", {"v0": rows(0), "v2": rows(2), "v4": rows(4)}),

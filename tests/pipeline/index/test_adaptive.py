@@ -76,6 +76,7 @@ def test_the_same_seconds_are_found_in_fewer_rows(films: Path, tmp_path: Path) -
     assert len(VideoIndex.open(tmp_path / "fewer").store.matrix) == 111
 
 
+@pytest.mark.slow
 def test_adaptive_as_typed(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = str(tmp_path / "ix")
     assert run(["index", str(films / "a.mp4"), "--index", place, "--adaptive"]) == 0

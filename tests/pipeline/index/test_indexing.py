@@ -117,6 +117,7 @@ class Killed(BaseException):
     """Stands for a kill at a write point."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point",
     ["extract:probed", "extract:video-complete", "shard:half-written", "shard:renamed", "extract:shard-published"],
@@ -161,6 +162,7 @@ def test_a_lost_catalogue_is_made_anew_without_encoding(
     assert names(opened) == ["a.mp4", "b.mp4"]
 
 
+@pytest.mark.slow
 def test_lost_facts_are_made_anew_without_encoding(
     index: IndexStore, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

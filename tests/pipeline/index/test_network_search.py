@@ -117,6 +117,7 @@ def test_what_does_not_go_together_is_refused(
     other.close()
 
 
+@pytest.mark.slow
 def test_index_and_search_with_a_run_as_typed(
     films: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

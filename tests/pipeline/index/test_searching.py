@@ -182,6 +182,7 @@ def test_an_empty_index_answers_nothing(tmp_path: Path) -> None:
     assert (result.moments, result.confident, result.searched) == ([], False, 0)
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_shards(index: IndexStore, films: Path, tmp_path: Path) -> None:
     other = IndexStore.create_or_open(tmp_path / "index", "colours", [ColourFrames()])
     for name in ("said.mkv", "blue.mp4", "red.mp4", "long.mp4"):

@@ -68,6 +68,7 @@ def test_a_process_that_dies_is_an_error_that_says_how(how: str, words: str) -> 
         in_own_process(die, how)
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     program = (
         "import sys\n"
@@ -90,6 +91,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     parent.wait()
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_process_alone() -> None:
     small, large = in_own_process(peak_after_filling, 0), in_own_process(peak_after_filling, 300)
     assert 290 * MIB < large - small < 310 * MIB

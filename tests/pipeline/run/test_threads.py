@@ -153,6 +153,7 @@ def test_programs_that_ours_start_wait_as_they_do(recorded: Path) -> None:
     assert choices_of(recorded, *PROGRAMS["mesm.pipeline"], **WATCHED) == WATCHED
 
 
+@pytest.mark.slow
 def test_decode_processes_wait_as_their_parent_does(recorded: Path) -> None:
     path = os.pathsep.join([str(recorded), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = run("-c", DECODING, str(recorded / "record"), cwd=recorded, PYTHONPATH=path)

@@ -49,6 +49,7 @@ def tensors(run: RunDirectory, which: str = LAST) -> dict[str, torch.Tensor]:
     return found.tensors
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_the_queue_wraps_goes_on_bit_for_bit(corpus: Path, tmp_path: Path) -> None:
     straight = train_tiny(corpus, tmp_path / "straight", "train.epochs=2", "train.ema=0.9")
     assert train_killed(corpus, tmp_path / "run", "train:step:4", ("train.epochs=2", "train.ema=0.9")) == -9

@@ -64,6 +64,7 @@ def workspace(place: Path, name: str, *overrides: str) -> Workspace:
     return Workspace(config, place / config.dataset.reader, place, CPU)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*GRIDS, *OTHERS])
 def test_a_setting_trains_and_evaluates_with_the_figures_of_its_protocol(
     name: str, place: Path, tmp_path: Path

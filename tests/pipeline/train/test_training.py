@@ -136,6 +136,7 @@ def test_averaged_and_cosine_run_killed_twice_resumes_bit_for_bit(corpus: Path, 
     assert_same_run(train_tiny(corpus, tmp_path / "run", *overrides), expected)
 
 
+@pytest.mark.slow
 def test_stopped_between_checkpoints_loses_only_what_came_after(corpus: Path, tmp_path: Path) -> None:
     overrides = ["train.checkpoint_every_s=1000", *SHORT]
     assert train_killed(corpus, tmp_path / "run", "train:step:5", overrides) == -9
