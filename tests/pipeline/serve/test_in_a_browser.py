@@ -185,7 +185,8 @@ def test_a_click_shows_the_moment_within_a_second(visit: Callable[[], Visitor], 
     taken = []
     for tile in [*range(min(tiles, 4)), 0]:
         start, took = visitor.click(tile)
-        assert abs(visitor.video("currentTime") - start) < 0.3
+        # It plays on from there while this is asked.
+        assert -0.1 < visitor.video("currentTime") - start < 1
         taken.append(took)
     print(f"{name}: click to picture {median(taken):.3f} s, at most {max(taken):.3f} s")
     assert median(taken) < 1
