@@ -6,7 +6,6 @@ Idefics3, ...), from a local folder or from the hub. No code of a checkpoint is 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ import torch
 
 from mesm.extractors.errors import EncoderError, WeightsError
 from mesm.extractors.narrators.registry import find_narrator
-from mesm.extractors.weights.sources import WeightSources, file_sha256
+from mesm.extractors.weights.hub_folders import digest, find_folder
+from mesm.extractors.weights.sources import WeightSources
 
 _SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
 MAX_TOKENS = 96
@@ -89,38 +89,17 @@ def load_narrator(
     entry = find_narrator(name)
     if entry.needs and importlib.util.find_spec(entry.needs) is None:
         raise EncoderError(f"the narrator {name} needs the package {entry.needs}; run `pip install {entry.needs}`")
-    folder = _folder(entry.model, revision, sources or WeightSources())
+    download = (sources or WeightSources()).download
+    folder = find_folder(entry.model, download, more=("*.jinja",), revision=revision)
     processor, model = _load(folder, precision)
     identity = {
         "narrator": name if not Path(name).is_dir() else Path(name).name,
-        "weights": f"sha256:{_digest(sorted(folder.glob('*.safetensors')))}",
-        "settings": _digest(sorted({path for pattern in _SETTINGS for path in folder.glob(pattern)})),
+        "weights": f"sha256:{digest(sorted(folder.glob('*.safetensors')))}",
+        "settings": digest(sorted({path for pattern in _SETTINGS for path in folder.glob(pattern)})),
         "dtype": precision,
         "transformers": _transformers_version(),
     }
     return Narrator(model, processor, device, entry.prompt if prompt is None else prompt, max_tokens, identity)
-
-
-def _folder(model: str, revision: str | None, sources: WeightSources) -> Path:
-    """Return the folder of a model, downloading it from the hub when there is no folder of that name."""
-    if Path(model).is_dir():
-        return Path(model)
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        found = huggingface_hub.snapshot_download(
-            model,
-            revision=revision,
-            allow_patterns=[*_SETTINGS, "*.safetensors"],
-            local_files_only=not sources.download,
-        )
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise WeightsError(
-            f"the narrator {model!r} is no folder and could not be had from the hub ({error}). Get the files of "
-            f"https://huggingface.co/{model} into a folder and name that folder"
-        ) from error
-    return Path(found)
 
 
 def _load(folder: Path, precision: str) -> tuple[Any, Any]:
@@ -162,8 +141,3 @@ def _transformers_version() -> str:
 def _version() -> tuple[int, int]:
     major, minor = _transformers_version().split(".")[:2]
     return int(major), int(minor)
-
-
-def _digest(paths: Sequence[Path]) -> str:
-    listing = "".join(f"{file_sha256(path)}  {path.name}\n" for path in paths)
-    return hashlib.sha256(listing.encode()).hexdigest()

@@ -15,10 +15,12 @@ from mesm.extractors.weights.sources import file_sha256
 SETTINGS_FILES = ("*.json", "*.txt", "*.model")
 
 
-def find_folder(chosen: str, download: bool, with_weights: bool = True, more: Sequence[str] = ()) -> Path:
+def find_folder(
+    chosen: str, download: bool, with_weights: bool = True, more: Sequence[str] = (), revision: str | None = None
+) -> Path:
     """Return the folder of a model, downloading it from the hub when there is no folder of that name.
 
-    more: patterns of further files that it needs. WeightsError when it cannot be had.
+    more: patterns of further files that it needs; revision: which one of the hub's. WeightsError when it cannot be had.
     """
     folder = Path(chosen)
     if folder.is_dir():
@@ -28,7 +30,9 @@ def find_folder(chosen: str, download: bool, with_weights: bool = True, more: Se
 
     patterns = [*SETTINGS_FILES, *more, *(["*.safetensors"] if with_weights else [])]
     try:
-        found = huggingface_hub.snapshot_download(chosen, allow_patterns=patterns, local_files_only=not download)
+        found = huggingface_hub.snapshot_download(
+            chosen, revision=revision, allow_patterns=patterns, local_files_only=not download
+        )
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise WeightsError(
             f"{chosen!r} is no folder and could not be had from the hub ({error}). Get the files of "
