@@ -99,10 +99,12 @@ class SpooledFilms:
     def __init__(self, storage: Storage, limit_bytes: int, folder: Path | None = None, downloads: int = 2) -> None:
         """Make the spool in `folder` (default: the system's temporary files); what dead runs left there is removed."""
         place = folder or Path(tempfile.gettempdir())
-        _remove_abandoned(place)
-        self.folder = Path(tempfile.mkdtemp(prefix=SPOOL_PREFIX, dir=place))
         self._lock = contextlib.ExitStack()
-        self._lock.enter_context(held_alone(self.folder))
+        # One after the other: a spool that is made and not yet locked looks abandoned.
+        with held_alone(place, wait=True):
+            _remove_abandoned(place)
+            self.folder = Path(tempfile.mkdtemp(prefix=SPOOL_PREFIX, dir=place))
+            self._lock.enter_context(held_alone(self.folder))
         self._storage = storage
         self._limit = limit_bytes
         self._threads = ThreadPoolExecutor(downloads, thread_name_prefix="fetch")
